@@ -1,0 +1,1 @@
+//! The adaptation run: phases, loop, checkpoints, gate.

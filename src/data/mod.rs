@@ -1,0 +1,1 @@
+//! Images from folders, IDX files and tensors: decoding, transforms and a seeded, resumable loader.

@@ -1,0 +1,20 @@
+//! secateur: adapt a pretrained vision model to a device's own unlabeled images, remove its channels, serve
+//! the compact student.
+//!
+//! The layers and what each may use are listed in ARCHITECTURE.md and enforced by `tests/layering.rs`.
+#![deny(missing_docs)]
+
+pub mod adapt;
+pub mod arch;
+pub mod data;
+pub mod error;
+pub mod graph;
+pub mod loss;
+pub mod model;
+pub mod nn;
+pub mod optim;
+pub mod prune;
+pub mod rng;
+pub mod weights;
+
+pub use error::{Error, Result};

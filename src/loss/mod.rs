@@ -1,0 +1,1 @@
+//! Training losses on tensors, one file each.

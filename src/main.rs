@@ -1,0 +1,3 @@
+//! The `secateur` program: parse, run, exit code.
+
+fn main() {}

@@ -1,0 +1,1 @@
+//! Optimisers with savable state.

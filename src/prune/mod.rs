@@ -1,0 +1,1 @@
+//! Channel pruning: importance, masks, budgets, ADMM, surgery.
