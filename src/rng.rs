@@ -110,7 +110,10 @@ mod tests {
         a.next_u64();
         let saved = serde_json::to_string(&a).unwrap();
         let mut b: Rng = serde_json::from_str(&saved).unwrap();
-        assert_eq!((0..50).map(|_| a.next_u64()).collect::<Vec<_>>(), (0..50).map(|_| b.next_u64()).collect::<Vec<_>>());
+        assert_eq!(
+            (0..50).map(|_| a.next_u64()).collect::<Vec<_>>(),
+            (0..50).map(|_| b.next_u64()).collect::<Vec<_>>()
+        );
     }
 
     #[test]
