@@ -10,6 +10,9 @@ use super::image::Image;
 use super::jpeg;
 use crate::error::{Error, Result};
 
+/// The longest side of an image, that of JPEG: geometry in 32 bits cannot overflow.
+const MAX_IMAGE_SIDE: u64 = 65_535;
+
 /// What a single image may cost before it is refused as a decompression bomb.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -39,8 +42,14 @@ impl ImageLimits {
         Ok(())
     }
 
-    /// Refuses an image of `width` × `height` pixels if that is too many.
+    /// Refuses an image of `width` × `height` pixels if that is too many or a side is too long.
     pub(super) fn check_pixels(&self, name: &Path, width: u64, height: u64) -> Result<()> {
+        if width.max(height) > MAX_IMAGE_SIDE {
+            return Err(Error::data(
+                name,
+                format!("expected sides up to {MAX_IMAGE_SIDE} pixels, got {width}x{height}"),
+            ));
+        }
         if width.saturating_mul(height) <= self.max_pixels {
             return Ok(());
         }
@@ -210,6 +219,7 @@ mod tests {
     #[test]
     fn bombs_are_refused_before_decoding() {
         assert!(reason(&png_bomb(60_000, 60_000)).contains("60000x60000 pixels are more than the limit of 64000000"));
+        assert!(reason(&png_bomb(70_000, 1)).contains("sides up to 65535 pixels, got 70000x1"));
         let image = encode(&gradient(100, 100, 3), ImageFormat::Png);
         let small = ImageLimits { max_pixels: 9_999, ..ImageLimits::default() };
         assert!(Image::decode("a", &image, &small).unwrap_err().to_string().contains("100x100 pixels"));

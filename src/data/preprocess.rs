@@ -10,6 +10,8 @@ use crate::error::{Error, Result};
 
 /// The largest height or width a model may ask for.
 const MAX_SIDE: usize = 4096;
+/// The smallest centre crop: with it, sides of resized images fit 32 bits.
+const MIN_CROP_PCT: f32 = 0.1;
 
 /// How pixels between pixels are computed; both widen with the reduction (antialiasing).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -79,8 +81,8 @@ impl Preprocess {
         if self.std.iter().any(|&std| std <= 0.0) {
             return refuse(format!("expected std above 0, got {:?}", self.std));
         }
-        if !(self.crop_pct > 0.01 && self.crop_pct <= 1.0) {
-            return refuse(format!("expected crop_pct within 0.01..=1, got {}", self.crop_pct));
+        if !(self.crop_pct >= MIN_CROP_PCT && self.crop_pct <= 1.0) {
+            return refuse(format!("expected crop_pct within {MIN_CROP_PCT}..=1, got {}", self.crop_pct));
         }
         Ok(())
     }

@@ -8,6 +8,7 @@ use flate2::read::MultiGzDecoder;
 use sha2::Sha256;
 
 use super::{SourceConfig, digest_field, digest_labels, file_name};
+use crate::data::decode::ImageLimits;
 use crate::data::image::Image;
 use crate::error::{Error, Result};
 
@@ -33,9 +34,7 @@ impl IdxSource {
             Some(beside) => Some((read_file(&beside, config.max_archive_bytes)?, beside)),
             None => None,
         };
-        let source = Self::new(path, images, labels)?;
-        config.limits.check_pixels(path, source.size[1] as u64, source.size[0] as u64)?;
-        Ok(source)
+        Self::new(path, images, labels, &config.limits)
     }
 
     pub(super) fn from_bytes(name: &Path, images: &[u8], labels: Option<&[u8]>) -> Result<Self> {
@@ -47,10 +46,10 @@ impl IdxSource {
             }
             None => None,
         };
-        Self::new(name, images, labels)
+        Self::new(name, images, labels, &ImageLimits::default())
     }
 
-    fn new(path: &Path, images: Array, labels: Option<(Array, PathBuf)>) -> Result<Self> {
+    fn new(path: &Path, images: Array, labels: Option<(Array, PathBuf)>, limits: &ImageLimits) -> Result<Self> {
         let (count, size) = match images.dims[..] {
             [n, height, width] => (n, [height, width, 1]),
             [n, height, width, channels @ (1 | 3)] => (n, [height, width, channels]),
@@ -62,6 +61,7 @@ impl IdxSource {
         if images.data.is_empty() {
             return Err(Error::data(path, format!("expected at least one pixel, got shape {:?}", images.dims)));
         }
+        limits.check_pixels(path, size[1] as u64, size[0] as u64)?;
         let labels = match labels {
             Some((array, labels_path)) if array.dims != [count] => {
                 let reason =
