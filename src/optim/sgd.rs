@@ -160,7 +160,9 @@ impl Rates {
 
 #[cfg(test)]
 mod tests {
-    use super::super::testing::{check_fixture, check_quadratic, check_resume, check_untouched, params_of};
+    use super::super::testing::{
+        check_fixture, check_pieces, check_quadratic, check_resume, check_untouched, params_of,
+    };
     use super::*;
 
     const PLAIN: SgdConfig = SgdConfig { momentum: 0.0, nesterov: false, weight_decay: 0.05, decay_on: DecayOn::All };
@@ -183,6 +185,12 @@ mod tests {
     #[test]
     fn converges_on_a_quadratic() {
         check_quadratic(Sgd::new(SgdConfig { weight_decay: 0.0, ..NESTEROV }), 0.02);
+    }
+
+    #[test]
+    fn long_parameters_are_updated_whole() {
+        check_pieces(|| Sgd::new(PLAIN));
+        check_pieces(|| Sgd::new(NESTEROV));
     }
 
     #[test]
