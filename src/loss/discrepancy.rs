@@ -16,8 +16,8 @@ use crate::error::Result;
 /// [`crate::Error::Shape`] if the shapes differ.
 ///
 /// # Source
-/// Saito, Watanabe, Ushiku, Harada 2018, arXiv:1712.02560, the discrepancy loss. The paper divides by the number of classes;
-/// we sum over them, so the size does not depend on it.
+/// Saito, Watanabe, Ushiku, Harada 2018, arXiv:1712.02560, the discrepancy loss. The paper divides by the number of
+/// classes; we sum over them, so the size does not depend on it.
 pub fn discrepancy(p_logits: &Tensor, q_logits: &Tensor) -> Result<Tensor> {
     same_matrix_dims("discrepancy logits", p_logits, q_logits)?;
     Ok((softmax(p_logits)? - softmax(q_logits)?)?.abs()?.sum(D::Minus1)?.mean_all()?)

@@ -46,8 +46,8 @@ impl PseudoLabels {
 /// [`Error::Shape`] if the two disagree in N or are empty; [`Error::Numeric`] for NaN or infinity in either.
 ///
 /// # Source
-/// Liang, Hu, Feng 2020 (SHOT), arXiv:2002.08546, self-supervised pseudo-labelling. Their published code appends a constant 1 to the
-/// features before normalising; we do not.
+/// Liang, Hu, Feng 2020 (SHOT), arXiv:2002.08546, self-supervised pseudo-labelling. Their published code appends a
+/// constant 1 to the features before normalising; we do not.
 pub fn pseudo_labels(features: &Tensor, logits: &Tensor) -> Result<PseudoLabels> {
     let (batch, classes) = matrix_dims("pseudo-label logits", logits)?;
     let (rows, _) = matrix_dims("pseudo-label features", features)?;

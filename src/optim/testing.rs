@@ -120,7 +120,8 @@ pub(super) fn check_quadratic<O: Optimizer>(optimizer: Result<O>, lr: f64) {
     }
 }
 
-/// A tensor long enough to be updated in several pieces moves as on the tensor path, whatever the layout of its gradient.
+/// A tensor long enough to be updated in several pieces moves as on the tensor path, whatever the layout of its
+/// gradient.
 #[track_caller]
 pub(super) fn check_pieces<O: Optimizer>(make: impl Fn() -> Result<O>) {
     let (rows, columns) = (3, 30_001);
