@@ -7,7 +7,7 @@ use candle_core::{Device, Tensor};
 use serde::{Deserialize, Serialize};
 
 use super::observer::Phase;
-use super::report::PhaseReport;
+use super::report::{AdaptedBy, PhaseReport};
 use crate::data::LoaderState;
 use crate::model::Params;
 use crate::weights::{self, TensorFile};
@@ -43,8 +43,8 @@ pub struct Progress {
     pub wall_s: f64,
     /// What is reported so far.
     pub reports: Vec<PhaseReport>,
-    /// State of the phase that is not a tensor.
-    pub extra: serde_json::Value,
+    /// What phase 1 ended with, once it has.
+    pub adapted_by: Option<AdaptedBy>,
 }
 
 /// A saved moment of a run: scalars, and named tensors in sections (`SECTION/NAME`).

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use super::checkpoint::{Checkpoint, Progress, RunIdentity, Sections};
 use super::config::AdaptConfig;
 use super::observer::{Metrics, Observer, Phase};
-use super::report::PhaseReport;
+use super::report::{AdaptedBy, PhaseReport};
 use super::target::ImageSet;
 use crate::data::{Batch, LoaderConfig, LoaderState, Preprocess, TrainLoader, Transform};
 use crate::rng::mix;
@@ -36,8 +36,11 @@ pub(super) trait Steps {
     /// One update on a target batch and, with source replay, a labelled source batch.
     fn step(&mut self, step: usize, batch: &Batch, source: Option<&Batch>) -> Result<Metrics>;
 
-    /// State to go on from after the last step.
-    fn save(&self, into: &mut Sections) -> Result<serde_json::Value>;
+    /// Adds the state to go on from after the last step.
+    fn save(&self, into: &mut Sections) -> Result<()>;
+
+    /// Takes the state up again.
+    fn load(&mut self, from: &Sections) -> Result<()>;
 }
 
 /// Batches of a phase.
@@ -79,6 +82,8 @@ pub(super) struct Driver<'a> {
     pub safety: &'a Safety,
     pub identity: RunIdentity,
     pub reports: Vec<PhaseReport>,
+    /// What phase 1 ended with, once it has.
+    pub adapted_by: Option<AdaptedBy>,
     /// Tensors later phases need, saved with every checkpoint.
     pub carried: Sections,
     pub started: Instant,
@@ -159,7 +164,7 @@ impl Driver<'_> {
     ) -> Result<()> {
         let Some(path) = &self.safety.checkpoint else { return Ok(()) };
         let mut tensors = self.carried.clone();
-        let extra = work.save(&mut tensors)?;
+        work.save(&mut tensors)?;
         let mut reports = self.reports.clone();
         reports.push(report.clone());
         let progress = Progress {
@@ -170,7 +175,7 @@ impl Driver<'_> {
             source_loader: loaders.source.as_ref().map(TrainLoader::state),
             wall_s: self.wall_s(),
             reports,
-            extra,
+            adapted_by: self.adapted_by,
         };
         Checkpoint { progress, tensors }.save(path)?;
         self.observer.checkpoint(phase, step);

@@ -56,7 +56,7 @@ impl<'a> MaskPhase<'a> {
         teacher: &'a Answers,
     ) -> Result<Self> {
         let config = &context.config.mask;
-        let groups = &context.groups;
+        let groups = context.groups;
         let mut admm = Admm::new(rank, config.admm.clone());
         if !config.use_admm {
             // One-shot: the ranking decides at once, and the mask never moves.
@@ -75,20 +75,6 @@ impl<'a> MaskPhase<'a> {
             selector,
             teacher,
         })
-    }
-
-    pub fn load(&mut self, from: &Sections) -> Result<()> {
-        self.trainee.load(from, self.context.device)?;
-        self.admm.primal = from.get_list("admm", "primal")?;
-        self.admm.auxiliary = from.get_list("admm", "auxiliary")?;
-        self.admm.scaled_dual = from.get_list("admm", "scaled_dual")?;
-        let device = self.context.device;
-        for (name, value) in from.get("adversary", device)? {
-            if let Some(var) = self.adversary.logits.get(&name) {
-                var.set(&value)?;
-            }
-        }
-        self.adversary.adam.load_state(&self.adversary.logits, &from.get("adam", device)?)
     }
 
     /// The trained weights and which entries stay.
@@ -198,7 +184,7 @@ impl Steps for MaskPhase<'_> {
         Ok(metrics)
     }
 
-    fn save(&self, into: &mut Sections) -> Result<serde_json::Value> {
+    fn save(&self, into: &mut Sections) -> Result<()> {
         self.trainee.save(into)?;
         into.put_list("admm", "primal", &self.admm.primal)?;
         into.put_list("admm", "auxiliary", &self.admm.auxiliary)?;
@@ -206,6 +192,20 @@ impl Steps for MaskPhase<'_> {
         let logits = self.adversary.logits.iter().map(|(name, var)| (name.clone(), var.as_tensor().detach()));
         into.put("adversary", logits);
         into.put("adam", self.adversary.adam.state()?);
-        Ok(serde_json::Value::Null)
+        Ok(())
+    }
+
+    fn load(&mut self, from: &Sections) -> Result<()> {
+        self.trainee.load(from, self.context.device)?;
+        self.admm.primal = from.get_list("admm", "primal")?;
+        self.admm.auxiliary = from.get_list("admm", "auxiliary")?;
+        self.admm.scaled_dual = from.get_list("admm", "scaled_dual")?;
+        let device = self.context.device;
+        for (name, value) in from.get("adversary", device)? {
+            if let Some(var) = self.adversary.logits.get(&name) {
+                var.set(&value)?;
+            }
+        }
+        self.adversary.adam.load_state(&self.adversary.logits, &from.get("adam", device)?)
     }
 }

@@ -14,7 +14,7 @@ pub struct ModelFigures {
     /// Percentage of labelled target images answered right; `null` without labels.
     pub accuracy: Option<f64>,
     /// Prunable convolution output channels.
-    pub channels: usize,
+    pub channels: u64,
     /// Trained parameters.
     pub params: u64,
     /// Multiply-accumulates per image.
@@ -135,7 +135,7 @@ pub struct ImageCounts {
 
 impl ModelFigures {
     /// Figures of `graph`, of whose prunable channels `channels` are left.
-    pub fn new(graph: &Graph, channels: usize, accuracy: Option<f64>, latency_ms: f64) -> Self {
+    pub fn new(graph: &Graph, channels: u64, accuracy: Option<f64>, latency_ms: f64) -> Self {
         let cost = graph.cost();
         Self { accuracy, channels, params: cost.params, macs: cost.macs, bytes: cost.bytes, latency_ms }
     }

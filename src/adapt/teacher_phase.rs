@@ -35,16 +35,6 @@ impl<'a> TeacherPhase<'a> {
         Ok(Self { context, trainee: Trainee::new(student, context.config)?, labels: HashMap::new() })
     }
 
-    pub fn load(&mut self, from: &Sections) -> Result<()> {
-        self.trainee.load(from, self.context.device)?;
-        let indices = from.get_list("labels", "index")?;
-        let classes = from.get_list("labels", "class")?;
-        let weights = from.get_list("labels", "weight")?;
-        let rows = indices.into_iter().zip(classes).zip(weights);
-        self.labels = rows.map(|((i, c), w)| (i as usize, (c as u32, w))).collect();
-        Ok(())
-    }
-
     pub fn into_params(self) -> Result<Params> {
         self.trainee.student.snapshot()
     }
@@ -98,7 +88,7 @@ impl Steps for TeacherPhase<'_> {
         Ok(metrics)
     }
 
-    fn save(&self, into: &mut Sections) -> Result<serde_json::Value> {
+    fn save(&self, into: &mut Sections) -> Result<()> {
         self.trainee.save(into)?;
         let mut rows: Vec<_> = self.labels.iter().collect();
         rows.sort_unstable_by_key(|(index, _)| **index);
@@ -106,7 +96,17 @@ impl Steps for TeacherPhase<'_> {
         into.put_list("labels", "index", &rows.iter().map(|(i, _)| **i as f32).collect::<Vec<_>>())?;
         into.put_list("labels", "class", &rows.iter().map(|(_, (c, _))| *c as f32).collect::<Vec<_>>())?;
         into.put_list("labels", "weight", &rows.iter().map(|(_, (_, w))| *w).collect::<Vec<_>>())?;
-        Ok(serde_json::Value::Null)
+        Ok(())
+    }
+
+    fn load(&mut self, from: &Sections) -> Result<()> {
+        self.trainee.load(from, self.context.device)?;
+        let indices = from.get_list("labels", "index")?;
+        let classes = from.get_list("labels", "class")?;
+        let weights = from.get_list("labels", "weight")?;
+        let rows = indices.into_iter().zip(classes).zip(weights);
+        self.labels = rows.map(|((i, c), w)| (i as usize, (c as u32, w))).collect();
+        Ok(())
     }
 }
 
