@@ -36,6 +36,11 @@ impl GraphBuilder {
         self.graph.shapes.get(id).map_or(0, |s| s.channels())
     }
 
+    /// Height and width of node `id`'s output (0 after an error).
+    pub fn spatial(&self, id: NodeId) -> [usize; 2] {
+        self.graph.shapes.get(id).map_or([0, 0], |s| s.spatial())
+    }
+
     /// Appends an operation and returns its id.
     pub fn node(&mut self, name: &str, op: Op, inputs: &[NodeId]) -> NodeId {
         let id = self.graph.nodes.len();

@@ -16,14 +16,16 @@ pub struct Compaction {
 }
 
 impl Compaction {
-    /// For a producing node, the positions along its weight's input dimension that are left.
+    /// The positions along the input dimension of a node's weight that are left.
     ///
     /// # Shapes
-    /// For `groups = 1` indices into the input's channels; for a grouped convolution indices within one block.
+    /// For `groups = 1` indices into the input's channels; for a grouped convolution indices within one block, so
+    /// always 0 for a depthwise one.
     pub fn kept_inputs(&self, original: &Graph, id: NodeId) -> Vec<usize> {
         let node = &original.nodes()[id];
         let Some(&input) = node.inputs.first() else { return Vec::new() };
         let block = match &node.op {
+            Op::Conv2d(_) if !original.produces(id) => return vec![0],
             Op::Conv2d(conv) => original.shape(input).channels() / conv.groups,
             _ => original.shape(input).channels(),
         };

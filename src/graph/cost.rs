@@ -24,10 +24,10 @@ impl Add for Cost {
 
     fn add(self, other: Self) -> Self {
         Self {
-            macs: self.macs + other.macs,
-            params: self.params + other.params,
-            bytes: self.bytes + other.bytes,
-            activation_bytes: self.activation_bytes + other.activation_bytes,
+            macs: self.macs.saturating_add(other.macs),
+            params: self.params.saturating_add(other.params),
+            bytes: self.bytes.saturating_add(other.bytes),
+            activation_bytes: self.activation_bytes.saturating_add(other.activation_bytes),
         }
     }
 }
@@ -51,7 +51,10 @@ impl Graph {
         let out = self.shape(id);
         let channels_in = node.inputs.first().map_or(0, |&i| self.shape(i).channels()) as u64;
         let macs = match &node.op {
-            Op::Conv2d(c) => out.elements() * (channels_in / c.groups as u64) * (c.kernel[0] * c.kernel[1]) as u64,
+            Op::Conv2d(c) => {
+                let per_output = (channels_in / c.groups as u64) * (c.kernel[0] * c.kernel[1]) as u64;
+                out.elements().saturating_mul(per_output)
+            }
             Op::Linear { out_features, .. } => channels_in * *out_features as u64,
             Op::Input { .. }
             | Op::BatchNorm { .. }

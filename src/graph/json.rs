@@ -58,11 +58,15 @@ impl Graph {
             .enumerate()
             .map(|(index, node)| parse_node(node).map_err(|reason| fail(format!("node {index}: {reason}"))))
             .collect::<Result<Vec<_>>>()?;
-        let Some((ParsedNode { op: Op::Input { shape }, .. }, rest)) = parsed.split_first() else {
-            return Err(fail("node 0: expected op \"input\"".into()));
+        let Some((ParsedNode { name: first, op: Op::Input { shape }, inputs: None }, rest)) = parsed.split_first()
+        else {
+            return Err(fail("node 0: expected op \"input\" without inputs".into()));
         };
+        if first != "input" {
+            return Err(fail(format!("node 0: expected the name \"input\", got {first:?}")));
+        }
         let mut builder = GraphBuilder::new(name, *shape);
-        let mut names: Vec<&str> = vec![&parsed[0].name];
+        let mut names: Vec<&str> = vec![first];
         for (index, node) in rest.iter().enumerate() {
             let inputs = match &node.inputs {
                 None => vec![index],
@@ -99,6 +103,11 @@ fn parse_node(value: &Value) -> Result<ParsedNode, String> {
             Some(serde_json::from_value(list).map_err(|_| format!("{name}: inputs: expected a list of node names"))?)
         }
     };
-    let op = serde_json::from_value(Value::Object(object)).map_err(|e| format!("{name}: {e}"))?;
+    let op: Op = serde_json::from_value(Value::Object(object.clone())).map_err(|e| format!("{name}: {e}"))?;
+    // serde ignores unknown fields of tagged variants without content, so the keys are compared here for all.
+    let known = serde_json::to_value(&op).map_err(|e| format!("{name}: {e}"))?;
+    if let Some(key) = object.keys().find(|key| known.get(key.as_str()).is_none()) {
+        return Err(format!("{name}: unknown field {key:?} of {}", op.kind()));
+    }
     Ok(ParsedNode { name, op, inputs })
 }

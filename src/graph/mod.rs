@@ -13,6 +13,10 @@ mod json;
 pub mod op;
 mod params;
 mod shape;
+#[cfg(test)]
+pub(crate) mod testing;
+#[cfg(test)]
+pub(crate) mod tests;
 
 pub use builder::GraphBuilder;
 pub use compact::{Compaction, Keep};

@@ -95,8 +95,8 @@ impl Conv2d {
     pub fn output_size(&self, input: [usize; 2]) -> Option<[usize; 2]> {
         let p = self.padding;
         Some([
-            window(input[0], p.top + p.bottom, self.kernel[0], self.stride[0], self.dilation[0])?,
-            window(input[1], p.left + p.right, self.kernel[1], self.stride[1], self.dilation[1])?,
+            window(input[0], [p.top, p.bottom], self.kernel[0], self.stride[0], self.dilation[0])?,
+            window(input[1], [p.left, p.right], self.kernel[1], self.stride[1], self.dilation[1])?,
         ])
     }
 }
@@ -130,8 +130,8 @@ impl Pool2d {
     pub fn output_size(&self, input: [usize; 2]) -> Option<[usize; 2]> {
         let p = self.padding;
         Some([
-            window(input[0], p.top + p.bottom, self.kernel[0], self.stride[0], 1)?,
-            window(input[1], p.left + p.right, self.kernel[1], self.stride[1], 1)?,
+            window(input[0], [p.top, p.bottom], self.kernel[0], self.stride[0], 1)?,
+            window(input[1], [p.left, p.right], self.kernel[1], self.stride[1], 1)?,
         ])
     }
 }
@@ -281,12 +281,12 @@ impl Op {
 }
 
 /// Output length of a sliding window; `None` if the window is empty or larger than the padded input.
-pub(super) fn window(input: usize, padding: usize, kernel: usize, stride: usize, dilation: usize) -> Option<usize> {
+fn window(input: usize, padding: [usize; 2], kernel: usize, stride: usize, dilation: usize) -> Option<usize> {
     if kernel == 0 || stride == 0 || dilation == 0 {
         return None;
     }
     let span = dilation.checked_mul(kernel - 1)?.checked_add(1)?;
-    let room = input.checked_add(padding)?.checked_sub(span)?;
+    let room = input.checked_add(padding[0])?.checked_add(padding[1])?.checked_sub(span)?;
     Some(room / stride + 1)
 }
 

@@ -65,8 +65,15 @@ impl fmt::Display for Shape {
     }
 }
 
-/// No activation of a sane network is larger; guards all later size arithmetic against overflow.
-const MAX_ELEMENTS: u128 = 1 << 32;
+/// No activation or weight of a sane network has more values; guards all later size arithmetic against overflow.
+const MAX_ELEMENTS: u64 = 1 << 32;
+/// No layer of a sane network has more channels or features; bounds what the channel groups allocate per node.
+const MAX_CHANNELS: usize = 1 << 24;
+
+/// The product, or the largest number instead of an overflow.
+fn product(dims: &[usize]) -> u64 {
+    dims.iter().fold(1, |product, &d| product.saturating_mul(d as u64))
+}
 
 /// Output shape of `op` on `inputs`, or what does not fit.
 pub(super) fn infer(op: &Op, inputs: &[Shape]) -> Result<Shape, String> {
@@ -88,6 +95,7 @@ pub(super) fn infer(op: &Op, inputs: &[Shape]) -> Result<Shape, String> {
     };
     arity.check(inputs.len())?;
     let first = inputs.first().copied().unwrap_or(Shape::Vector(0));
+    let mut weights = 0;
     let out = match op {
         Op::Input { shape: [c, h, w] } => Shape::Map { channels: *c, height: *h, width: *w },
         Op::Conv2d(conv) => {
@@ -102,10 +110,14 @@ pub(super) fn infer(op: &Op, inputs: &[Shape]) -> Result<Shape, String> {
             let size = conv.output_size(spatial).ok_or_else(|| {
                 format!("kernel {:?} with stride {:?} does not fit input {first}", conv.kernel, conv.stride)
             })?;
+            weights = product(&[conv.out_channels, channels / g, conv.kernel[0], conv.kernel[1]]);
             first.with_map(conv.out_channels, size)
         }
         Op::Linear { out_features, .. } => match first {
-            Shape::Vector(_) => Shape::Vector(*out_features),
+            Shape::Vector(features) => {
+                weights = product(&[*out_features, features]);
+                Shape::Vector(*out_features)
+            }
             Shape::Map { .. } => return Err(format!("expected a vector (flatten first), got {first}")),
         },
         Op::BatchNorm { eps } => {
@@ -170,12 +182,18 @@ pub(super) fn infer(op: &Op, inputs: &[Shape]) -> Result<Shape, String> {
         }
         Op::Flatten => Shape::Vector(usize::try_from(first.elements()).map_err(|_| "too large".to_string())?),
     };
-    let elements: u128 = out.dims().iter().map(|d| *d as u128).product();
+    let elements = product(&out.dims());
     if elements == 0 {
         return Err(format!("output {out} is empty"));
     }
     if elements > MAX_ELEMENTS {
         return Err(format!("output {out} has more than {MAX_ELEMENTS} values"));
+    }
+    if out.channels() > MAX_CHANNELS {
+        return Err(format!("output {out} has more than {MAX_CHANNELS} channels"));
+    }
+    if weights > MAX_ELEMENTS {
+        return Err(format!("its weight has more than {MAX_ELEMENTS} values"));
     }
     Ok(out)
 }
