@@ -112,8 +112,10 @@ impl Checkpoint {
         let progress = serde_json::from_str(json)
             .map_err(|e| Error::weights(path, format!("checkpoint metadata {META_KEY} is damaged: {e}")))?;
         let names: Vec<String> = file.names().map(str::to_string).collect();
-        let tensors =
-            names.into_iter().map(|name| Ok((name.clone(), file.read_tensor(&name, &Device::Cpu)?))).collect::<Result<_>>()?;
+        let tensors = names
+            .into_iter()
+            .map(|name| Ok((name.clone(), file.read_tensor(&name, &Device::Cpu)?)))
+            .collect::<Result<_>>()?;
         Ok(Self { progress, tensors: Sections(tensors) })
     }
 

@@ -150,10 +150,7 @@ impl AdaptConfig {
                 criterion: Criterion::default(),
                 importance_batches: 20,
             },
-            fine_tune: FineTuneConfig {
-                steps: if small { 400 } else { 170 },
-                lr: if small { 0.02 } else { 0.01 },
-            },
+            fine_tune: FineTuneConfig { steps: if small { 400 } else { 170 }, lr: if small { 0.02 } else { 0.01 } },
             gate: GateConfig::default(),
         }
     }

@@ -3,8 +3,8 @@
 use candle_core::Tensor;
 use serde::{Deserialize, Serialize};
 
-use crate::loss;
 use crate::Result;
+use crate::loss;
 
 /// Thresholds of the gate. It catches failures; it does not rank good candidates.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

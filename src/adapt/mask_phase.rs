@@ -15,13 +15,13 @@ use super::observer::Metrics;
 use super::pass::Answers;
 use super::run::Context;
 use super::train::{Trainee, imitation, scalar, source_loss};
+use crate::Result;
 use crate::data::Batch;
 use crate::loss;
 use crate::model::{ChannelMask, Forward, Mode, Params, Student};
 use crate::optim::{Adam, AdamConfig, Grads, Optimizer, cosine};
 use crate::prune::{Admm, Selector};
 use crate::rng::Rng;
-use crate::Result;
 
 /// The adversary's logits start here: sigmoid(3) = 0.95, almost no damping.
 const SOFT_START: f32 = 3.0;
@@ -113,8 +113,7 @@ impl<'a> MaskPhase<'a> {
         let hard = self.hard_mask()?;
         let masks = self.layout.gather(&(self.soft(var.as_tensor())? * hard)?)?;
         let params = self.trainee.student.frozen_params();
-        let logits =
-            Forward::new(self.trainee.student.graph(), &params, Mode::Train).masked(masks).run(images)?.logits;
+        let logits = Forward::new(self.trainee.student.graph(), &params, Mode::Train).masked(masks).run(images)?.logits;
         let (labels, weights) = loss::teacher_labels(teacher)?;
         let task = loss::cross_entropy(&logits, &labels, Some(&weights))?;
         let distance = loss::discrepancy(&logits, teacher)?;

@@ -47,7 +47,9 @@ impl Answers {
     pub fn logits_of(&self, indices: &[usize]) -> Result<Tensor> {
         let rows = indices
             .iter()
-            .map(|i| self.rows.get(i).copied().ok_or_else(|| Error::data(format!("image #{i}"), "has no cached answer")))
+            .map(|i| {
+                self.rows.get(i).copied().ok_or_else(|| Error::data(format!("image #{i}"), "has no cached answer"))
+            })
             .collect::<Result<Vec<_>>>()?;
         Ok(self.logits.index_select(&Tensor::from_vec(rows, indices.len(), &Device::Cpu)?, 0)?)
     }

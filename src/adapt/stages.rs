@@ -98,12 +98,7 @@ impl<'a> Stages<'a> {
     }
 
     /// Runs `phase` to its end, from where a checkpoint left it.
-    fn drive(
-        &mut self,
-        phase: Phase,
-        steps: usize,
-        work: &mut impl Steps,
-    ) -> Result<()> {
+    fn drive(&mut self, phase: Phase, steps: usize, work: &mut impl Steps) -> Result<()> {
         let context = self.context;
         let checkpoint = self.resumed.as_ref().filter(|c| c.progress.phase == phase);
         let (mut from, mut states) = (0, None);

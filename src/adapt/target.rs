@@ -79,9 +79,8 @@ impl ImageSet {
 /// Matches the source's labels to the model's classes: by name where both have names, else by number.
 fn model_labels(source: &Source, info: &ModelInfo) -> Vec<Option<usize>> {
     let classes = &info.class_names;
-    let of_source: Option<Vec<Option<usize>>> = source
-        .class_names()
-        .map(|names| names.iter().map(|name| classes.iter().position(|c| c == name)).collect());
+    let of_source: Option<Vec<Option<usize>>> =
+        source.class_names().map(|names| names.iter().map(|name| classes.iter().position(|c| c == name)).collect());
     (0..source.len())
         .map(|index| {
             let label = source.label(index)?;

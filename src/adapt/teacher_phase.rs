@@ -15,12 +15,12 @@ use super::observer::Metrics;
 use super::pass::{Network, PassConfig, answer};
 use super::run::Context;
 use super::train::{Trainee, scalar, source_loss};
+use crate::Result;
 use crate::data::Batch;
 use crate::loss;
 use crate::model::{Forward, Mode, Params, Student};
 use crate::optim::{Grads, inverse_power};
 use crate::rng::Rng;
-use crate::Result;
 
 pub(super) struct TeacherPhase<'a> {
     context: &'a Context<'a>,
@@ -64,8 +64,7 @@ impl Steps for TeacherPhase<'_> {
             self.refresh_labels(step)?;
         }
         let params = self.trainee.student.params();
-        let output =
-            Forward::new(self.trainee.student.graph(), &params, Mode::Train).run(&batch.to_tensor(device)?)?;
+        let output = Forward::new(self.trainee.student.graph(), &params, Mode::Train).run(&batch.to_tensor(device)?)?;
         let rows = batch.indices.iter().map(|i| self.labels.get(i).copied().unwrap_or((0, 0.0)));
         let (labels, weights): (Vec<u32>, Vec<f32>) = rows.unzip();
         let n = labels.len();
@@ -74,8 +73,7 @@ impl Steps for TeacherPhase<'_> {
         let information = loss::information_maximisation(&output.logits)?;
         let pseudo = loss::cross_entropy(&output.logits, &labels, Some(&weights))?;
         let total = (&information + (&pseudo * teacher.pseudo_label_weight)?)?;
-        let mut metrics =
-            vec![("information_maximisation", scalar(&information)?), ("pseudo_label", scalar(&pseudo)?)];
+        let mut metrics = vec![("information_maximisation", scalar(&information)?), ("pseudo_label", scalar(&pseudo)?)];
         let mut grads = Grads::new();
         self.trainee.backward(&total, &mut grads, None)?;
         if let (Some(images), Some(batch)) = (self.context.source, source) {
@@ -109,4 +107,3 @@ impl Steps for TeacherPhase<'_> {
         Ok(())
     }
 }
-

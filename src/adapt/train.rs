@@ -23,12 +23,8 @@ pub(super) struct Trainee {
 
 impl Trainee {
     pub fn new(student: Student, config: &AdaptConfig) -> Result<Self> {
-        let sgd = SgdConfig {
-            momentum: 0.9,
-            nesterov: true,
-            weight_decay: config.weight_decay,
-            ..SgdConfig::default()
-        };
+        let sgd =
+            SgdConfig { momentum: 0.9, nesterov: true, weight_decay: config.weight_decay, ..SgdConfig::default() };
         Ok(Self { vars: student.trainable(), student, sgd: Sgd::new(sgd)?, clip_norm: config.clip_norm })
     }
 
@@ -93,7 +89,9 @@ pub(super) fn source_loss(
     let labels = batch
         .indices
         .iter()
-        .map(|&i| source.label(i).map(|l| l as u32).ok_or_else(|| Error::data("source", format!("image {i} has no label"))))
+        .map(|&i| {
+            source.label(i).map(|l| l as u32).ok_or_else(|| Error::data("source", format!("image {i} has no label")))
+        })
         .collect::<Result<Vec<u32>>>()?;
     let labels = Tensor::from_vec(labels, batch.indices.len(), device)?;
     let output = Forward::new(student.0.graph(), student.1, Mode::Train).run(&batch.to_tensor(device)?)?;

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::{ModelInfo, Params};
 use crate::Result;
 use crate::graph::Graph;
-use crate::weights;
+use crate::weights::{self, ModelDescription};
 
 /// Where a compact model comes from. Holds nothing that differs between two runs of one seed.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -49,19 +49,21 @@ impl CompactModel {
     /// The file's metadata: the timm keys any loader understands, and this program's own under `secateur.`.
     pub fn metadata(&self) -> BTreeMap<String, String> {
         let p = &self.info.preprocess;
-        let json = |value: serde_json::Value| value.to_string();
-        BTreeMap::from([
-            ("format".to_string(), "pt".to_string()),
-            ("arch".to_string(), self.graph.name().to_string()),
-            ("num_classes".to_string(), self.graph.num_classes().to_string()),
-            ("class_names".to_string(), json(serde_json::json!(self.info.class_names))),
-            ("mean".to_string(), json(serde_json::json!(p.mean))),
-            ("std".to_string(), json(serde_json::json!(p.std))),
-            ("input_size".to_string(), json(serde_json::json!(self.graph.input_shape()))),
-            ("crop_pct".to_string(), p.crop_pct.to_string()),
-            ("interpolation".to_string(), json(serde_json::json!(p.interpolation)).trim_matches('"').to_string()),
-            ("secateur.graph".to_string(), json(self.graph.to_json())),
-            ("secateur.provenance".to_string(), json(serde_json::json!(self.provenance))),
-        ])
+        let widen = |values: &[f32]| values.iter().map(|v| f64::from(*v)).collect();
+        let description = ModelDescription {
+            arch: Some(self.graph.name().to_string()),
+            graph: Some(self.graph.to_json()),
+            num_classes: Some(self.graph.num_classes()),
+            class_names: Some(self.info.class_names.clone()),
+            mean: Some(widen(&p.mean)),
+            std: Some(widen(&p.std)),
+            input_size: Some(self.graph.input_shape()),
+            crop_pct: Some(f64::from(p.crop_pct)),
+            interpolation: Some(super::teacher::filter_name(p.interpolation).to_string()),
+        };
+        let mut metadata = description.to_metadata();
+        metadata.insert("format".to_string(), "pt".to_string());
+        metadata.insert("secateur.provenance".to_string(), serde_json::json!(self.provenance).to_string());
+        metadata
     }
 }

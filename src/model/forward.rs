@@ -99,8 +99,10 @@ impl<'a> Forward<'a> {
                     inputs[0].clone()
                 }
                 Op::BatchNorm { eps } => {
-                    let function = self.fused_activation(id, &consumers);
-                    self.batch_norm(id, *eps, function, &inputs[0], backend, &mut statistics)?
+                    let activation = self.fused_activation(id, &consumers);
+                    let (y, batch) = self.batch_norm((id, *eps), &inputs[0], backend, activation)?;
+                    statistics.extend(batch.map(|batch| (id, batch)));
+                    y
                 }
                 op => self.compute(id, op, &inputs, backend)?,
             };
@@ -117,9 +119,7 @@ impl<'a> Forward<'a> {
     }
 
     fn value(&self, values: &[Option<Tensor>], id: NodeId) -> Result<Tensor> {
-        values[id]
-            .clone()
-            .ok_or_else(|| Error::Shape(format!("{}: node {} has no value", self.graph.name(), id)))
+        values[id].clone().ok_or_else(|| Error::Shape(format!("{}: node {} has no value", self.graph.name(), id)))
     }
 
     fn param(&self, id: NodeId, suffix: &str) -> Result<&Tensor> {
@@ -143,31 +143,25 @@ impl<'a> Forward<'a> {
 
     fn batch_norm(
         &self,
-        id: NodeId,
-        eps: f64,
-        function: Option<Activation>,
+        (id, eps): (NodeId, f64),
         x: &Tensor,
         backend: Backend,
-        statistics: &mut Vec<(NodeId, BatchStatistics)>,
-    ) -> Result<Tensor> {
+        activation: Option<Activation>,
+    ) -> Result<(Tensor, Option<BatchStatistics>)> {
         let (mut weight, mut bias) = (self.param(id, "weight")?.clone(), self.param(id, "bias")?.clone());
         if let Some(mask) = self.masks.get(&id) {
             weight = (&weight * mask)?;
             bias = (&bias * mask)?;
         }
-        let norm = nn::BatchNorm { eps, activation: function };
+        let norm = nn::BatchNorm { weight: &weight, bias: &bias, eps, activation };
         match self.mode {
             Mode::Train => {
-                let (y, batch) = nn::batch_norm_train(backend, x, &weight, &bias, &norm)?;
-                statistics.push((id, batch));
-                Ok(y)
+                let (y, batch) = nn::batch_norm_train(backend, x, norm)?;
+                Ok((y, Some(batch)))
             }
             Mode::Eval => {
-                let running = BatchStatistics {
-                    mean: self.param(id, "running_mean")?.clone(),
-                    var: self.param(id, "running_var")?.clone(),
-                };
-                nn::batch_norm_eval(backend, x, (&weight, &bias), &running, &norm)
+                let (mean, var) = (self.param(id, "running_mean")?, self.param(id, "running_var")?);
+                Ok((nn::batch_norm_eval(backend, x, norm, mean, var)?, None))
             }
         }
     }
@@ -181,7 +175,7 @@ impl<'a> Forward<'a> {
             }
             Op::Linear { bias, .. } => {
                 let bias = if *bias { Some(self.param(id, "bias")?) } else { None };
-                nn::linear(x, self.param(id, "weight")?, bias)?
+                nn::linear(backend, x, self.param(id, "weight")?, bias)?
             }
             Op::Activation { function } => nn::activation(backend, x, *function)?,
             Op::MaxPool(pool) => nn::max_pool2d(backend, x, pool)?,

@@ -115,7 +115,8 @@ impl Admm {
     /// As [`Selector::select`].
     pub fn harden(&mut self, selector: &Selector) -> Result<Vec<bool>> {
         let keep: Vec<bool> = self.auxiliary.iter().map(|z| *z > 0.5).collect();
-        let scores: Vec<f32> = (0..keep.len()).map(|i| 2.0 * self.auxiliary[i] + self.primal[i] + self.rank[i]).collect();
+        let scores: Vec<f32> =
+            (0..keep.len()).map(|i| 2.0 * self.auxiliary[i] + self.primal[i] + self.rank[i]).collect();
         let full = selector.select(&scores, 1.0)?;
         let keep = if selector.measure(&keep)? <= selector.measure(&full)? { keep } else { full };
         for (i, kept) in keep.iter().enumerate() {

@@ -66,7 +66,10 @@ impl<'a> Selector<'a> {
         limits.validate()?;
         if let Some(name) = limits.caps.keys().find(|name| groups.prunable().all(|g| g.name != **name)) {
             let known: Vec<&str> = groups.prunable().map(|g| g.name.as_str()).collect();
-            return Err(Error::Config(format!("cap {name}: no prunable layer of this name; there are {}", known.join(", "))));
+            return Err(Error::Config(format!(
+                "cap {name}: no prunable layer of this name; there are {}",
+                known.join(", ")
+            )));
         }
         let floors = groups
             .prunable()
