@@ -126,7 +126,6 @@ impl<'a> Stages<'a> {
     /// statistics by mutual information.
     pub fn adapt_teacher(&mut self, before: &Answers) -> Result<Adapted> {
         let context = self.context;
-        let graph = &context.teacher.graph;
         let mut adapted = match (self.past(Phase::Teacher), self.driver.adapted_by) {
             (Some(checkpoint), Some(by)) => {
                 let params = checkpoint.tensors.get("adapted", context.device)?;
