@@ -1,0 +1,171 @@
+//! `secateur adapt`: the main job.
+
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use clap::Args;
+
+use super::model_args::{ComputeArgs, ModelArgs};
+use super::output::{print, summary, table};
+use super::progress::Progress;
+use super::run_args::RunArgs;
+use super::signals::stop_flag;
+use crate::adapt::{self, AdaptConfig, ImageSet, Job, Outcome, Safety};
+use crate::data::{DEFAULT_CACHE_BYTES, Source, SourceConfig};
+use crate::weights::write_bytes_atomic;
+use crate::{Error, Result};
+
+/// Arguments of `adapt`.
+#[derive(Debug, Args)]
+pub(super) struct AdaptArgs {
+    /// The pretrained model: a safetensors file, or a folder with model.safetensors and config.json
+    #[arg(long, value_name = "PATH")]
+    teacher: PathBuf,
+    /// The device's own unlabeled images: a folder, an IDX file or a safetensors file
+    #[arg(long, value_name = "PATH")]
+    target: PathBuf,
+    /// Labelled source images for replay, if there are any on the device
+    #[arg(long, value_name = "PATH")]
+    source: Option<PathBuf>,
+    /// Where to write the student
+    #[arg(long, value_name = "FILE")]
+    out: PathBuf,
+    /// Also write the adapted, unpruned teacher
+    #[arg(long, value_name = "FILE")]
+    adapted_out: Option<PathBuf>,
+    /// Where to write the report [default: report.json beside the student]
+    #[arg(long, value_name = "FILE")]
+    report: Option<PathBuf>,
+    /// Checkpoint file [default: the student's path with .checkpoint]
+    #[arg(long, value_name = "FILE")]
+    checkpoint: Option<PathBuf>,
+    /// Seconds between two checkpoints
+    #[arg(long, value_name = "S", default_value_t = 120)]
+    checkpoint_every: u64,
+    /// Go on from the checkpoint, if there is one
+    #[arg(long, conflicts_with = "restart")]
+    resume: bool,
+    /// Throw an existing checkpoint away
+    #[arg(long)]
+    restart: bool,
+    /// Print one JSON object instead of a table
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    run: RunArgs,
+    #[command(flatten)]
+    model: ModelArgs,
+    #[command(flatten)]
+    compute: ComputeArgs,
+}
+
+impl AdaptArgs {
+    pub fn run(self) -> Result<()> {
+        let stop = stop_flag()?;
+        check_writable(&self.out)?;
+        let checkpoint = self.checkpoint.unwrap_or_else(|| with_suffix(&self.out, ".checkpoint"));
+        if checkpoint.exists() && !self.resume && !self.restart {
+            return Err(Error::Usage(format!(
+                "{}: a checkpoint of an unfinished run is there; go on with --resume or throw it away with --restart",
+                checkpoint.display()
+            )));
+        }
+        let resume = self.resume && checkpoint.exists();
+        if self.resume && !resume {
+            log::info!("no checkpoint, starting anew path={}", checkpoint.display());
+        }
+        let device = self.compute.device()?;
+        let teacher = self.model.load(&self.teacher, &device)?;
+        let config = self.run.apply(AdaptConfig::for_model(&teacher.info))?;
+        let open = |path: &Path| -> Result<ImageSet> {
+            let source = Source::open(path, &SourceConfig::default())?;
+            ImageSet::open(source, &teacher.info, DEFAULT_CACHE_BYTES)
+        };
+        let target = open(&self.target)?;
+        let source = self.source.as_deref().map(open).transpose()?;
+        if let (Some(set), Some(path)) = (&source, &self.source)
+            && !set.good().iter().any(|&i| set.label(i).is_some())
+        {
+            let classes = teacher.info.class_names.join(", ");
+            return Err(Error::data(path, format!("expected images labelled with the teacher's classes ({classes})")));
+        }
+        log::info!(
+            "adaptation started teacher={} target={} images={} broken={} threads={}",
+            self.teacher.display(),
+            self.target.display(),
+            target.good().len(),
+            target.broken().len(),
+            rayon::current_num_threads()
+        );
+        let every = Duration::from_secs(self.checkpoint_every);
+        let safety = Safety { checkpoint: Some(checkpoint.clone()), every, stop };
+        let job = Job {
+            teacher: &teacher,
+            target: &target,
+            source: source.as_ref(),
+            config: &config,
+            device: &device,
+            safety: &safety,
+            resume,
+        };
+        let outcome = adapt::run(&job, &mut Progress::new())?;
+        let report_path = self.report.unwrap_or_else(|| self.out.with_file_name("report.json"));
+        let written = write_outcome(&outcome, &self.out, self.adapted_out.as_deref(), &report_path)?;
+        remove(&checkpoint)?;
+        print(&if self.json { summary(&outcome.report).to_string() } else { table(&outcome.report) })?;
+        log::info!("student written path={} report={}", written.display(), report_path.display());
+        match outcome.report.gate.accepted {
+            true => Ok(()),
+            false => Err(Error::Rejected(format!("the gate refused the student: {}", outcome.report.gate.reason))),
+        }
+    }
+}
+
+/// Writes student, adapted teacher and report. A refused student goes beside `out`, never in its place.
+pub(super) fn write_outcome(
+    outcome: &Outcome,
+    out: &Path,
+    adapted_out: Option<&Path>,
+    report_path: &Path,
+) -> Result<PathBuf> {
+    let path = match outcome.report.gate.accepted {
+        true => out.to_path_buf(),
+        false => with_suffix(out, ".refused"),
+    };
+    outcome.student.save(&path)?;
+    if let Some(path) = adapted_out {
+        outcome.adapted.save(path)?;
+    }
+    let mut report = serde_json::to_vec_pretty(&outcome.report)
+        .map_err(|e| Error::Config(format!("report cannot be written as JSON: {e}")))?;
+    report.push(b'\n');
+    write_bytes_atomic(report_path, &report)?;
+    Ok(path)
+}
+
+/// `path` with `suffix` behind its whole name.
+fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
+    let mut name = OsString::from(path.as_os_str());
+    name.push(suffix);
+    PathBuf::from(name)
+}
+
+/// Refuses an output path that cannot work before hours of computing.
+fn check_writable(out: &Path) -> Result<()> {
+    if out.is_dir() {
+        return Err(Error::Usage(format!("--out {}: expected a file, got a folder", out.display())));
+    }
+    let folder = out.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    std::fs::create_dir_all(folder).map_err(|e| Error::io("create folder", folder, e))?;
+    let probe = with_suffix(out, ".tmp");
+    std::fs::write(&probe, b"").map_err(|e| Error::io("write into", folder, e))?;
+    remove(&probe)
+}
+
+fn remove(path: &Path) -> Result<()> {
+    match std::fs::remove_file(path) {
+        Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(Error::io("remove", path, e)),
+        _ => Ok(()),
+    }
+}

@@ -1,0 +1,63 @@
+//! The command line: arguments to typed configuration, one file per subcommand.
+
+mod adapt;
+mod demo;
+mod eval;
+mod inspect;
+mod model_args;
+mod output;
+mod predict;
+mod progress;
+mod run_args;
+mod signals;
+
+use clap::{Parser, Subcommand};
+
+pub use progress::start_logging;
+
+use crate::Result;
+
+/// Adapts a pretrained vision model to a device's own unlabeled images, removes its channels, writes the compact
+/// student.
+#[derive(Debug, Parser)]
+#[command(
+    name = "secateur",
+    version,
+    about = "Adapt a pretrained vision model to a device's own unlabeled images and prune it to a compact student",
+    after_help = "Exit codes: 0 done, 1 the gate refused the result, 2 error, 130 interrupted (resume with --resume).\n\
+                  Logging: RUST_LOG=debug|info|warn|error (default info, to stderr); results go to stdout."
+)]
+pub struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Adapt a teacher to unlabeled images, prune it, write the student
+    Adapt(Box<adapt::AdaptArgs>),
+    /// Measure a model's accuracy on labelled images
+    Eval(eval::EvalArgs),
+    /// Name the most likely classes of images, or run raw tensors
+    Predict(predict::PredictArgs),
+    /// Show layers, channels, channel groups and cost of a model
+    Inspect(inspect::InspectArgs),
+    /// Adapt and prune an embedded MNIST network for another scanner's digits
+    Demo(demo::DemoArgs),
+}
+
+impl Cli {
+    /// Runs the chosen command.
+    ///
+    /// # Errors
+    /// Whatever stopped it; see [`crate::Error::exit_code`].
+    pub fn run(self) -> Result<()> {
+        match self.command {
+            Command::Adapt(args) => args.run(),
+            Command::Eval(args) => args.run(),
+            Command::Predict(args) => args.run(),
+            Command::Inspect(args) => args.run(),
+            Command::Demo(args) => args.run(),
+        }
+    }
+}

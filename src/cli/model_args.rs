@@ -1,0 +1,108 @@
+//! Arguments that say what a model file does not say itself, and where to compute.
+
+use std::path::{Path, PathBuf};
+
+use candle_core::Device;
+use clap::Args;
+
+use crate::model::Teacher;
+use crate::weights::ModelDescription;
+use crate::{Error, Result};
+
+/// What a model's files do not say.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Model")]
+pub(super) struct ModelArgs {
+    /// Architecture by torchvision or timm name, where the files do not tell
+    #[arg(long, value_name = "NAME")]
+    arch: Option<String>,
+    /// Architecture as a JSON graph
+    #[arg(long, value_name = "FILE", conflicts_with = "arch")]
+    graph: Option<PathBuf>,
+    /// Number of classes
+    #[arg(long, value_name = "N")]
+    num_classes: Option<usize>,
+    /// Class names, comma separated, in the order of the logits
+    #[arg(long, value_name = "NAMES", value_delimiter = ',')]
+    class_names: Option<Vec<String>>,
+    /// Mean of each channel, for pixels in 0..1
+    #[arg(long, value_name = "R,G,B", value_delimiter = ',')]
+    mean: Option<Vec<f64>>,
+    /// Standard deviation of each channel
+    #[arg(long, value_name = "R,G,B", value_delimiter = ',')]
+    std: Option<Vec<f64>>,
+    /// Input channels, height, width
+    #[arg(long, value_name = "C,H,W", value_delimiter = ',')]
+    input_size: Option<Vec<usize>>,
+}
+
+impl ModelArgs {
+    /// Loads the model at `path` under these arguments.
+    pub fn load(self, path: &Path, device: &Device) -> Result<Teacher> {
+        let graph = match &self.graph {
+            None => None,
+            Some(file) => {
+                let text = std::fs::read_to_string(file).map_err(|e| Error::io("read", file, e))?;
+                let json = serde_json::from_str(&text)
+                    .map_err(|e| Error::Usage(format!("--graph {}: not JSON: {e}", file.display())))?;
+                Some(json)
+            }
+        };
+        let input_size = match self.input_size {
+            None => None,
+            Some(sides) => Some(sides.try_into().map_err(|sides: Vec<usize>| {
+                Error::Usage(format!("--input-size: expected three numbers C,H,W, got {}", sides.len()))
+            })?),
+        };
+        let flags = ModelDescription {
+            arch: self.arch,
+            graph,
+            num_classes: self.num_classes,
+            class_names: self.class_names,
+            mean: self.mean,
+            std: self.std,
+            input_size,
+            ..ModelDescription::default()
+        };
+        Teacher::load(path, flags, device)
+    }
+}
+
+/// Where and how wide to compute.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Compute")]
+pub(super) struct ComputeArgs {
+    /// Where to compute: cpu or cuda:N
+    #[arg(long, default_value = "cpu", value_name = "DEVICE")]
+    device: String,
+    /// Threads to compute with [default: all cores]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    threads: Option<u16>,
+}
+
+impl ComputeArgs {
+    /// Sets the number of threads and opens the device.
+    pub fn device(&self) -> Result<Device> {
+        if let Some(threads) = self.threads {
+            rayon::ThreadPoolBuilder::new()
+                .num_threads(usize::from(threads))
+                .build_global()
+                .map_err(|e| Error::Config(format!("--threads {threads}: {e}")))?;
+        }
+        let index = match self.device.split_once(':') {
+            None if self.device == "cpu" => return Ok(Device::Cpu),
+            None if self.device == "cuda" => 0,
+            Some(("cuda", index)) => index
+                .parse()
+                .map_err(|_| Error::Usage(format!("--device {}: expected cuda:N with a number", self.device)))?,
+            _ => return Err(Error::Usage(format!("--device: expected cpu or cuda:N, got {}", self.device))),
+        };
+        if !cfg!(feature = "cuda") {
+            return Err(Error::Usage(format!(
+                "--device {}: this build has no CUDA; build with --features cuda",
+                self.device
+            )));
+        }
+        Ok(Device::new_cuda(index)?)
+    }
+}

@@ -1,0 +1,147 @@
+//! Arguments that become an [`AdaptConfig`], shared by `adapt` and `demo`.
+
+use clap::{Args, ValueEnum};
+
+use crate::adapt::{AdaptConfig, SoftMask};
+use crate::graph::Scope;
+use crate::prune::Budget;
+use crate::prune::importance::Criterion;
+use crate::{Error, Result};
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub(super) enum ScopeArg {
+    /// Insides of blocks only
+    Inner,
+    /// Residual streams too
+    All,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub(super) enum SoftArg {
+    /// Gradient ascent on the discrepancy
+    Adversarial,
+    /// Noise of the same range (control)
+    Random,
+    /// No soft mask
+    Off,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub(super) enum CriterionArg {
+    /// Empirical Fisher information
+    Fisher,
+    /// Norm of the weights
+    Magnitude,
+}
+
+/// How to adapt and prune.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Adaptation")]
+pub(super) struct RunArgs {
+    /// What has to go: channels=0.6 removes 60 %; params=2M, macs=150M or bytes=5MB is what may be left at most
+    #[arg(long, value_name = "MEASURE=AMOUNT", default_value = "channels=0.6")]
+    budget: Budget,
+    /// Adapt the teacher only, remove nothing
+    #[arg(long, conflicts_with = "budget")]
+    no_prune: bool,
+    /// Prune the teacher without adapting its weights first (ablation)
+    #[arg(long)]
+    no_adapt: bool,
+    /// Which channels may go
+    #[arg(long, value_enum, default_value = "inner")]
+    scope: ScopeArg,
+    /// Smallest fraction of each layer's channels that stays [default: 0.1]
+    #[arg(long, value_name = "FRACTION")]
+    min_keep: Option<f64>,
+    /// Layer widths left are multiples of this [default: 1]
+    #[arg(long, value_name = "N")]
+    round_to: Option<usize>,
+    /// Largest fraction removed from one layer; repeatable
+    #[arg(long, value_name = "LAYER=FRACTION", value_parser = parse_cap)]
+    cap: Vec<(String, f64)>,
+    /// Seed of every random draw [default: 0]
+    #[arg(long, value_name = "N")]
+    seed: Option<u64>,
+    /// Images per step
+    #[arg(long, value_name = "N")]
+    batch_size: Option<usize>,
+    /// Fraction of the images kept out of training, for the gate [default: 0.1]
+    #[arg(long, value_name = "FRACTION")]
+    holdout: Option<f64>,
+    /// Updates of phase 1 (teacher)
+    #[arg(long, value_name = "N")]
+    adapt_steps: Option<usize>,
+    /// Updates of phase 2 (masks)
+    #[arg(long, value_name = "N")]
+    mask_steps: Option<usize>,
+    /// Updates of phase 3 (fine-tuning)
+    #[arg(long, value_name = "N")]
+    tune_steps: Option<usize>,
+    /// Multiplies every learning rate
+    #[arg(long, value_name = "FACTOR", default_value_t = 1.0)]
+    lr_scale: f64,
+    /// What moves the soft mask; others than adversarial are ablations
+    #[arg(long, value_enum, default_value = "adversarial")]
+    soft_mask: SoftArg,
+    /// Let the ranking decide at once instead of ADMM (ablation)
+    #[arg(long)]
+    no_admm: bool,
+    /// How channels are ranked
+    #[arg(long, value_enum, default_value = "fisher")]
+    importance: CriterionArg,
+}
+
+fn parse_cap(text: &str) -> Result<(String, f64), String> {
+    let (name, fraction) = text.rsplit_once('=').ok_or("expected LAYER=FRACTION")?;
+    Ok((name.to_string(), fraction.parse().map_err(|_| format!("{fraction:?} is not a number"))?))
+}
+
+impl RunArgs {
+    /// Lays the arguments over a model's defaults.
+    ///
+    /// # Errors
+    /// [`Error::Config`] for a value out of range.
+    pub fn apply(self, mut config: AdaptConfig) -> Result<AdaptConfig> {
+        config.budget = (!self.no_prune).then_some(self.budget);
+        config.scope = match self.scope {
+            ScopeArg::Inner => Scope::Inner,
+            ScopeArg::All => Scope::All,
+        };
+        config.mask.soft = match self.soft_mask {
+            SoftArg::Adversarial => SoftMask::Adversarial,
+            SoftArg::Random => SoftMask::Random,
+            SoftArg::Off => SoftMask::Off,
+        };
+        config.mask.criterion = match self.importance {
+            CriterionArg::Fisher => Criterion::Fisher,
+            CriterionArg::Magnitude => Criterion::Magnitude,
+        };
+        config.mask.use_admm = !self.no_admm;
+        config.limits.caps = self.cap.into_iter().collect();
+        set(&mut config.limits.min_keep, self.min_keep);
+        set(&mut config.limits.round_to, self.round_to);
+        set(&mut config.seed, self.seed);
+        set(&mut config.batch_size, self.batch_size);
+        set(&mut config.holdout, self.holdout);
+        set(&mut config.teacher.steps, self.adapt_steps);
+        set(&mut config.mask.steps, self.mask_steps);
+        set(&mut config.fine_tune.steps, self.tune_steps);
+        if self.no_adapt {
+            config.teacher.steps = 0;
+        }
+        if !(self.lr_scale.is_finite() && self.lr_scale > 0.0) {
+            return Err(Error::Usage(format!("--lr-scale: expected a positive number, got {}", self.lr_scale)));
+        }
+        for lr in [&mut config.teacher.lr, &mut config.mask.lr, &mut config.fine_tune.lr] {
+            *lr *= self.lr_scale;
+        }
+        config.validate()?;
+        Ok(config)
+    }
+}
+
+fn set<T>(value: &mut T, given: Option<T>) {
+    if let Some(given) = given {
+        *value = given;
+    }
+}
