@@ -85,15 +85,17 @@ impl ModelDescription {
             return fail("input_size", &format!("three sides of 1 to {MAX_IMAGE_SIDE}"), &json!(size));
         }
         self.check_normalisation(file)?;
-        match self.crop_pct {
-            Some(pct) if !(pct > 0.0 && pct <= 1.0) => fail("crop_pct", "above 0 and at most 1", &pct),
-            _ => match &self.interpolation {
-                Some(filter) if !FILTERS.contains(&filter.as_str()) => {
-                    fail("interpolation", &format!("one of {}", FILTERS.join(", ")), filter)
-                }
-                _ => Ok(()),
-            },
+        if let Some(pct) = self.crop_pct
+            && !(pct > 0.0 && pct <= 1.0)
+        {
+            return fail("crop_pct", "above 0 and at most 1", &pct);
         }
+        if let Some(filter) = &self.interpolation
+            && !FILTERS.contains(&filter.as_str())
+        {
+            return fail("interpolation", &format!("one of {}", FILTERS.join(", ")), filter);
+        }
+        Ok(())
     }
 
     fn check_normalisation(&self, file: &Path) -> Result<()> {

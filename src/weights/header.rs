@@ -249,6 +249,7 @@ mod tests {
     }
 
     proptest! {
+        #![proptest_config(ProptestConfig::with_cases(4096))]
         #[test]
         fn flipped_bytes_never_panic_and_agree_with_the_reference_parser(
             flips in proptest::collection::vec((any::<proptest::sample::Index>(), any::<u8>()), 1..6)

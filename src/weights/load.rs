@@ -79,8 +79,8 @@ mod tests {
         let moved = mixed.remove("fc.bias").unwrap();
         mixed.insert("module.fc.bias".into(), moved);
         let got = reason(&mixed, &graph);
-        assert!(got.contains("1 of 7 tensors are missing: fc.bias"), "{got}");
-        assert!(got.contains("1 tensors are not in tiny: module.fc.bias"), "{got}");
+        assert!(got.contains("missing tensors (1 of 7): fc.bias"), "{got}");
+        assert!(got.contains("unexpected tensors (1): module.fc.bias"), "{got}");
     }
 
     #[test]
@@ -93,9 +93,9 @@ mod tests {
         let got = reason(&tensors, &graph);
         for expected in [
             "t.safetensors: ",
-            "1 of 7 tensors are missing: bn1.weight",
-            "1 of 7 tensors have another shape: bn1.bias: expected [4], got [1]",
-            "1 tensors are not in tiny: head.extra",
+            "missing tensors (1 of 7): bn1.weight",
+            "misshapen tensors (1 of 7): bn1.bias: expected [4], got [1]",
+            "unexpected tensors (1): head.extra",
         ] {
             assert!(got.contains(expected), "expected {expected:?} in {got:?}");
         }
@@ -104,7 +104,7 @@ mod tests {
     #[test]
     fn many_missing_tensors_are_counted_and_the_architecture_is_doubted() {
         let got = reason(&BTreeMap::new(), &tiny_graph(3));
-        assert!(got.contains("7 of 7 tensors are missing: conv1.weight, bn1.weight"), "{got}");
+        assert!(got.contains("missing tensors (7 of 7): conv1.weight, bn1.weight"), "{got}");
         assert!(got.contains("and 2 more") && got.contains("is this a tiny?"), "{got}");
     }
 

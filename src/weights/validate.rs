@@ -50,14 +50,14 @@ pub(super) fn match_params(file: &TensorFile, graph: &Graph) -> Result<Vec<Match
     let wanted = matches.len() + missing.len() + misshapen.len();
     let mut faults = Vec::new();
     if !missing.is_empty() {
-        faults.push(format!("{} of {wanted} tensors are missing: {}", missing.len(), first_of(&missing)));
+        faults.push(format!("missing tensors ({} of {wanted}): {}", missing.len(), first_of(&missing)));
     }
     if !misshapen.is_empty() {
-        faults.push(format!("{} of {wanted} tensors have another shape: {}", misshapen.len(), first_of(&misshapen)));
+        faults.push(format!("misshapen tensors ({} of {wanted}): {}", misshapen.len(), first_of(&misshapen)));
     }
     if !extra.is_empty() {
         let extra: Vec<&str> = extra.into_iter().collect();
-        faults.push(format!("{} tensors are not in {}: {}", extra.len(), graph.name(), first_of(&extra)));
+        faults.push(format!("unexpected tensors ({}): {}", extra.len(), first_of(&extra)));
     }
     if faults.is_empty() {
         return Ok(matches);
