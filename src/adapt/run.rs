@@ -1,5 +1,7 @@
 //! A whole run: phases in order, the gate, the report.
 
+use std::collections::BTreeMap;
+
 use candle_core::Device;
 
 use super::config::AdaptConfig;
@@ -157,6 +159,7 @@ fn finish(stages: &Stages, before: &Answers, adapted: &Adapted, pruned: &Pruned)
         teacher_sha256: identity.teacher_sha256.clone(),
         data_sha256: identity.data_sha256.clone(),
         config: identity.config.clone(),
+        widths_before: widths_before(teacher),
     };
     let compact = |graph: &Graph, params: &Params| CompactModel {
         graph: graph.clone(),
@@ -169,4 +172,15 @@ fn finish(stages: &Stages, before: &Answers, adapted: &Adapted, pruned: &Pruned)
         adapted: compact(&teacher.graph, &adapted.params),
         report,
     })
+}
+
+/// Channels of every producing layer before any pruning: an earlier run's, if the teacher was a student itself.
+fn widths_before(teacher: &Teacher) -> BTreeMap<String, usize> {
+    let graph = &teacher.graph;
+    let now = (0..graph.nodes().len())
+        .filter(|&id| graph.produces(id))
+        .map(|id| (graph.nodes()[id].name.clone(), graph.shape(id).channels()));
+    let mut widths: BTreeMap<String, usize> = now.collect();
+    widths.extend(teacher.provenance.iter().flat_map(|p| p.widths_before.clone()));
+    widths
 }

@@ -38,7 +38,7 @@ pub(super) struct ModelArgs {
 
 impl ModelArgs {
     /// Loads the model at `path` under these arguments.
-    pub fn load(self, path: &Path, device: &Device) -> Result<Teacher> {
+    pub fn load(&self, path: &Path, device: &Device) -> Result<Teacher> {
         let graph = match &self.graph {
             None => None,
             Some(file) => {
@@ -48,19 +48,19 @@ impl ModelArgs {
                 Some(json)
             }
         };
-        let input_size = match self.input_size {
+        let input_size = match self.input_size.clone() {
             None => None,
             Some(sides) => Some(sides.try_into().map_err(|sides: Vec<usize>| {
                 Error::Usage(format!("--input-size: expected three numbers C,H,W, got {}", sides.len()))
             })?),
         };
         let flags = ModelDescription {
-            arch: self.arch,
+            arch: self.arch.clone(),
             graph,
             num_classes: self.num_classes,
-            class_names: self.class_names,
-            mean: self.mean,
-            std: self.std,
+            class_names: self.class_names.clone(),
+            mean: self.mean.clone(),
+            std: self.std.clone(),
             input_size,
             ..ModelDescription::default()
         };

@@ -10,6 +10,9 @@ use crate::Result;
 use crate::graph::Graph;
 use crate::weights::{self, ModelDescription};
 
+/// Metadata key of the provenance.
+pub(super) const PROVENANCE_KEY: &str = "secateur.provenance";
+
 /// Where a compact model comes from. Holds nothing that differs between two runs of one seed.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Provenance {
@@ -21,6 +24,8 @@ pub struct Provenance {
     pub data_sha256: String,
     /// The adaptation's configuration.
     pub config: serde_json::Value,
+    /// Channels each convolution and linear layer had before pruning, by node name.
+    pub widths_before: BTreeMap<String, usize>,
 }
 
 /// A physically smaller network, ready to be saved and served.
@@ -63,7 +68,7 @@ impl CompactModel {
         };
         let mut metadata = description.to_metadata();
         metadata.insert("format".to_string(), "pt".to_string());
-        metadata.insert("secateur.provenance".to_string(), serde_json::json!(self.provenance).to_string());
+        metadata.insert(PROVENANCE_KEY.to_string(), serde_json::json!(self.provenance).to_string());
         metadata
     }
 }

@@ -4,7 +4,8 @@ use std::path::Path;
 
 use candle_core::Device;
 
-use super::{CompactModel, ModelInfo, Params};
+use super::compact::PROVENANCE_KEY;
+use super::{ModelInfo, Params, Provenance};
 use crate::arch::{self, ArchOptions};
 use crate::data::{Interpolation, Preprocess};
 use crate::graph::Graph;
@@ -22,6 +23,8 @@ pub struct Teacher {
     pub info: ModelInfo,
     /// SHA-256 of the weights file.
     pub sha256: String,
+    /// Where it comes from, if this program made it.
+    pub provenance: Option<Provenance>,
 }
 
 impl Teacher {
@@ -37,15 +40,16 @@ impl Teacher {
         let file = TensorFile::open(&file_path)?;
         let graph = graph(&file_path, &description, &file)?;
         let params = weights::load_params(&file, &graph, device)?;
+        let provenance = match file.metadata().get(PROVENANCE_KEY) {
+            None => None,
+            Some(json) => Some(serde_json::from_str(json).map_err(|e| {
+                Error::weights(&file_path, format!("metadata {PROVENANCE_KEY}: not what this program writes: {e}"))
+            })?),
+        };
         // The mapping would hold the tensors a second time on unified memory.
         drop(file);
         let info = info(&file_path, &description, &graph)?;
-        Ok(Self { graph, params, info, sha256: weights::sha256_file(&file_path)? })
-    }
-
-    /// A teacher from parts made in this process.
-    pub fn from_compact(model: &CompactModel, sha256: String) -> Self {
-        Self { graph: model.graph.clone(), params: model.params.clone(), info: model.info.clone(), sha256 }
+        Ok(Self { graph, params, info, sha256: weights::sha256_file(&file_path)?, provenance })
     }
 }
 
