@@ -1,1 +1,31 @@
 //! The adaptation run: phases, loop, checkpoints, gate.
+//!
+//! `run` is the only way in. Phase 1 adapts the teacher, phase 2 finds the channels to remove (ADMP), phase 3 removes
+//! them and fine-tunes; the gate judges the result without labels. Files are cut by stage; what every phase needs is
+//! in `drive` (loop, checkpoints) and `train` (student, optimiser, shared losses).
+
+mod checkpoint;
+mod config;
+mod drive;
+mod finetune_phase;
+pub mod gate;
+mod mask_phase;
+mod measure;
+mod observer;
+mod pass;
+mod ranking;
+mod report;
+mod run;
+mod stages;
+mod target;
+mod teacher_phase;
+mod train;
+
+pub use config::{AdaptConfig, FineTuneConfig, MaskConfig, SoftMask, TeacherConfig};
+pub use drive::Safety;
+pub use measure::{latency_ms, peak_rss_mb};
+pub use observer::{Metrics, Observer, Phase, Silent};
+pub use pass::{Answers, Network, PassConfig, answer};
+pub use report::{AdaptedBy, GroupWidth, ModelFigures, PhaseReport, Report};
+pub use run::{Job, Outcome, run};
+pub use target::ImageSet;

@@ -1,1 +1,24 @@
-//! The stages of a network: teacher, student, compact model, and the training-time forward pass.
+//! The stages of a network and the training-time forward pass.
+//!
+//! `Teacher` (frozen tensors) becomes a `Student` (trainable variables under a channel mask), which surgery turns
+//! into a `CompactModel` (a smaller graph with its own tensors). Only a compact model can be saved for serving: a
+//! masked, half-pruned network has no way out of this module.
+
+mod compact;
+mod forward;
+mod info;
+mod mask;
+mod student;
+mod teacher;
+
+pub use compact::{CompactModel, Provenance};
+pub use forward::{Forward, Mode, Output};
+pub use info::ModelInfo;
+pub use mask::ChannelMask;
+pub use student::Student;
+pub use teacher::Teacher;
+
+use std::collections::BTreeMap;
+
+/// Parameter tensors by torchvision / timm name.
+pub type Params = BTreeMap<String, candle_core::Tensor>;

@@ -1,0 +1,205 @@
+//! The configuration of an adaptation run.
+
+use serde::{Deserialize, Serialize};
+
+use super::gate::GateConfig;
+use crate::data::Augment;
+use crate::graph::Scope;
+use crate::model::ModelInfo;
+use crate::prune::importance::Criterion;
+use crate::prune::{AdmmConfig, Budget, Limits};
+use crate::{Error, Result};
+
+/// What moves the soft mask.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum SoftMask {
+    /// Gradient ascent on the domain discrepancy: the adversary.
+    #[default]
+    Adversarial,
+    /// Uniform noise of the same range: the control.
+    Random,
+    /// No soft mask.
+    Off,
+}
+
+/// Phase 1: adapting the teacher to the target.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct TeacherConfig {
+    /// Updates; 0 leaves the choice between source and target batch-norm statistics.
+    pub steps: usize,
+    /// Initial learning rate.
+    pub lr: f64,
+    /// Weight of the pseudo-label loss beside information maximisation.
+    pub pseudo_label_weight: f64,
+    /// How often pseudo labels are computed anew.
+    pub label_refreshes: usize,
+}
+
+/// Phase 2: masks.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct MaskConfig {
+    /// Updates.
+    pub steps: usize,
+    /// Initial learning rate of the weights.
+    pub lr: f64,
+    /// The hard mask's updates.
+    pub admm: AdmmConfig,
+    /// Whether the mask is found by ADMM; otherwise the ranking alone decides, at once.
+    pub use_admm: bool,
+    /// What moves the soft mask.
+    pub soft: SoftMask,
+    /// Smallest value of the soft mask.
+    pub soft_min: f64,
+    /// Learning rate of the adversary.
+    pub probe_lr: f64,
+    /// Steps between two moves of the adversary.
+    pub probe_every: usize,
+    /// Weight λ of the discrepancy in the adversary's objective.
+    pub probe_weight: f64,
+    /// How channels are ranked.
+    pub criterion: Criterion,
+    /// Batches the ranking is estimated from.
+    pub importance_batches: usize,
+}
+
+/// Phase 3: fine-tuning after the removal.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct FineTuneConfig {
+    /// Updates.
+    pub steps: usize,
+    /// Initial learning rate.
+    pub lr: f64,
+}
+
+/// Everything that decides a run's result, besides teacher and images.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct AdaptConfig {
+    /// What has to go; `None` adapts without pruning.
+    pub budget: Option<Budget>,
+    /// Per-layer limits.
+    pub limits: Limits,
+    /// Which groups may lose channels.
+    pub scope: Scope,
+    /// Seed of every random draw.
+    pub seed: u64,
+    /// Images per step.
+    pub batch_size: usize,
+    /// Random changes of training images.
+    pub augment: Augment,
+    /// Fraction of the images kept out of training for the gate.
+    pub holdout: f64,
+    /// Weight decay of convolution and linear weights.
+    pub weight_decay: f64,
+    /// Largest norm of the gradient.
+    pub clip_norm: f64,
+    /// Phase 1.
+    pub teacher: TeacherConfig,
+    /// Phase 2.
+    pub mask: MaskConfig,
+    /// Phase 3.
+    pub fine_tune: FineTuneConfig,
+    /// Accept or refuse.
+    pub gate: GateConfig,
+}
+
+/// Inputs up to this side count as small images, which train in larger batches and more steps.
+const SMALL_SIDE: usize = 64;
+/// Photographs are trained at this fraction of the evaluation size: crops look larger than at test time otherwise
+/// (Touvron et al. 2019, arXiv:1906.06423), and a step costs half.
+const TRAIN_SIZE_FRACTION: f64 = 5.0 / 7.0;
+
+impl AdaptConfig {
+    /// Defaults for a model: chosen by its input alone, never by labels.
+    pub fn for_model(info: &ModelInfo) -> Self {
+        let p = &info.preprocess;
+        let small = p.height.max(p.width) <= SMALL_SIDE;
+        let mut augment = if p.channels == 1 { Augment::digits() } else { Augment::default() };
+        if small {
+            augment.crop_scale = if p.channels == 1 { augment.crop_scale } else { (0.8, 1.0) };
+        } else {
+            let shrink = |side: usize| ((side as f64 * TRAIN_SIZE_FRACTION / 32.0).round() as usize).max(1) * 32;
+            augment.train_size = Some([shrink(p.height), shrink(p.width)]);
+        }
+        Self {
+            budget: Some(Budget::channels(0.6)),
+            limits: Limits::default(),
+            scope: Scope::default(),
+            seed: 0,
+            batch_size: if small { 64 } else { 32 },
+            augment,
+            holdout: 0.1,
+            weight_decay: 1e-3,
+            clip_norm: 10.0,
+            teacher: TeacherConfig {
+                steps: if small { 300 } else { 160 },
+                lr: if small { 0.01 } else { 0.005 },
+                pseudo_label_weight: 0.3,
+                label_refreshes: 6,
+            },
+            mask: MaskConfig {
+                steps: if small { 200 } else { 100 },
+                lr: if small { 0.02 } else { 0.01 },
+                admm: AdmmConfig::default(),
+                use_admm: true,
+                soft: SoftMask::default(),
+                soft_min: 0.0,
+                probe_lr: 0.1,
+                probe_every: 2,
+                probe_weight: 1.0,
+                criterion: Criterion::default(),
+                importance_batches: 20,
+            },
+            fine_tune: FineTuneConfig { steps: if small { 400 } else { 170 }, lr: if small { 0.02 } else { 0.01 } },
+            gate: GateConfig::default(),
+        }
+    }
+
+    /// Checks every value.
+    ///
+    /// # Errors
+    /// [`Error::Config`] naming the value, what was expected and what was given.
+    pub fn validate(&self) -> Result<()> {
+        self.limits.validate()?;
+        self.augment.validate()?;
+        let positive = [
+            ("teacher.lr", self.teacher.lr),
+            ("mask.lr", self.mask.lr),
+            ("fine_tune.lr", self.fine_tune.lr),
+            ("clip_norm", self.clip_norm),
+            ("mask.probe_lr", self.mask.probe_lr),
+        ];
+        for (name, value) in positive {
+            if !(value.is_finite() && value > 0.0) {
+                return Err(Error::Config(format!("{name}: expected a positive number, got {value}")));
+            }
+        }
+        let at_least_zero = [
+            ("weight_decay", self.weight_decay),
+            ("teacher.pseudo_label_weight", self.teacher.pseudo_label_weight),
+            ("mask.probe_weight", self.mask.probe_weight),
+        ];
+        for (name, value) in at_least_zero {
+            if !(value.is_finite() && value >= 0.0) {
+                return Err(Error::Config(format!("{name}: expected 0 or more, got {value}")));
+            }
+        }
+        for (name, value) in [("holdout", self.holdout), ("mask.soft_min", self.mask.soft_min)] {
+            if !(0.0..0.9).contains(&value) {
+                return Err(Error::Config(format!("{name}: expected a fraction in [0, 0.9), got {value}")));
+            }
+        }
+        let counts = [
+            ("batch_size", self.batch_size, 2),
+            ("mask.probe_every", self.mask.probe_every, 1),
+            ("mask.importance_batches", self.mask.importance_batches, 1),
+            ("teacher.label_refreshes", self.teacher.label_refreshes, 1),
+        ];
+        for (name, value, least) in counts {
+            if value < least {
+                return Err(Error::Config(format!("{name}: expected at least {least}, got {value}")));
+            }
+        }
+        Ok(())
+    }
+}

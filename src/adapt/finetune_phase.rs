@@ -1,0 +1,58 @@
+//! Phase 3: the compact student learns from the adapted teacher's answers.
+
+use super::checkpoint::Sections;
+use super::drive::Steps;
+use super::observer::Metrics;
+use super::pass::Answers;
+use super::run::Context;
+use super::train::{Trainee, imitation, scalar, source_loss};
+use crate::Result;
+use crate::data::Batch;
+use crate::graph::Graph;
+use crate::model::{Forward, Mode, Params, Student};
+use crate::optim::{Grads, cosine};
+
+pub(super) struct FineTunePhase<'a> {
+    context: &'a Context<'a>,
+    trainee: Trainee,
+    teacher: &'a Answers,
+}
+
+impl<'a> FineTunePhase<'a> {
+    pub fn new(context: &'a Context<'a>, graph: &Graph, params: &Params, teacher: &'a Answers) -> Result<Self> {
+        Ok(Self { context, trainee: Trainee::new(Student::new(graph, params)?, context.config)?, teacher })
+    }
+
+    pub fn into_params(self) -> Result<Params> {
+        self.trainee.student.snapshot()
+    }
+}
+
+impl Steps for FineTunePhase<'_> {
+    fn step(&mut self, step: usize, batch: &Batch, source: Option<&Batch>) -> Result<Metrics> {
+        let Context { config, device, .. } = self.context;
+        let teacher = self.teacher.logits_of(&batch.indices)?.to_device(device)?;
+        let params = self.trainee.student.params();
+        let forward = Forward::new(self.trainee.student.graph(), &params, Mode::Train);
+        let loss = imitation(&forward.run(&batch.to_tensor(device)?)?.logits, &teacher)?;
+        let mut metrics = vec![("imitation", scalar(&loss)?)];
+        let mut grads = Grads::new();
+        self.trainee.backward(&loss, &mut grads, None)?;
+        if let (Some(images), Some(batch)) = (self.context.source, source) {
+            let replay = source_loss((&self.trainee.student, &params), images, batch, device)?;
+            metrics.push(("source", scalar(&replay)?));
+            self.trainee.backward(&replay, &mut grads, None)?;
+        }
+        let lr = config.fine_tune.lr * cosine(step as f64 / config.fine_tune.steps as f64);
+        metrics.push(("gradient_norm", self.trainee.update(grads, lr)?));
+        Ok(metrics)
+    }
+
+    fn save(&self, into: &mut Sections) -> Result<()> {
+        self.trainee.save(into)
+    }
+
+    fn load(&mut self, from: &Sections) -> Result<()> {
+        self.trainee.load(from, self.context.device)
+    }
+}

@@ -1,0 +1,47 @@
+//! What a run tells whoever watches it.
+
+use serde::{Deserialize, Serialize};
+
+/// The parts of a run, in order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Phase {
+    /// Phase 1: the teacher adapts to the target.
+    Teacher,
+    /// Phase 2: masks find the channels to remove.
+    Mask,
+    /// Phase 3: the compact student learns from the adapted teacher.
+    FineTune,
+}
+
+impl Phase {
+    /// Name for people and reports.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Teacher => "adapt teacher",
+            Self::Mask => "prune (ADMP)",
+            Self::FineTune => "fine-tune",
+        }
+    }
+}
+
+/// Named losses and measurements of one step.
+pub type Metrics = Vec<(&'static str, f64)>;
+
+/// Receives progress. All methods may do nothing.
+pub trait Observer {
+    /// A phase starts at step `from` of `steps`.
+    fn phase(&mut self, _phase: Phase, _from: usize, _steps: usize) {}
+    /// A step is done.
+    fn step(&mut self, _phase: Phase, _step: usize, _metrics: &Metrics) {}
+    /// Something outside the steps goes on, for example "statistics of the target".
+    fn note(&mut self, _text: &str) {}
+    /// A checkpoint was written.
+    fn checkpoint(&mut self, _phase: Phase, _step: usize) {}
+}
+
+/// An observer that ignores everything.
+#[derive(Debug, Default)]
+pub struct Silent;
+
+impl Observer for Silent {}

@@ -1,0 +1,172 @@
+//! A whole run: phases in order, the gate, the report.
+
+use candle_core::Device;
+
+use super::config::AdaptConfig;
+use super::drive::Safety;
+use super::gate::{Expect, Verdict, judge};
+use super::measure::{latency_ms, peak_rss_mb};
+use super::observer::Observer;
+use super::pass::{Answers, Network, PassConfig, answer};
+use super::report::{GroupWidth, ImageCounts, ModelFigures, Report};
+use super::stages::{Adapted, Pruned, Stages};
+use super::target::ImageSet;
+use crate::Result;
+use crate::graph::{ChannelGroups, Graph};
+use crate::model::{CompactModel, Mode, Params, Provenance, Teacher};
+use crate::prune::{Measure, Selector};
+
+/// What a run works on.
+#[derive(Debug)]
+pub struct Job<'a> {
+    /// The frozen teacher.
+    pub teacher: &'a Teacher,
+    /// The device's own images.
+    pub target: &'a ImageSet,
+    /// Labelled source images for replay, if the device has any.
+    pub source: Option<&'a ImageSet>,
+    /// Settings.
+    pub config: &'a AdaptConfig,
+    /// Where to compute.
+    pub device: &'a Device,
+    /// Checkpoints and interruption.
+    pub safety: &'a Safety,
+    /// Go on from the checkpoint instead of starting anew.
+    pub resume: bool,
+}
+
+/// What a run yields. Whether the student may be used is in `report.gate`.
+#[derive(Debug)]
+pub struct Outcome {
+    /// The compact student.
+    pub student: CompactModel,
+    /// The adapted, unpruned teacher.
+    pub adapted: CompactModel,
+    /// The record.
+    pub report: Report,
+}
+
+/// What the phases of a run share and none of them changes.
+pub(super) struct Context<'a> {
+    pub teacher: &'a Teacher,
+    pub images: &'a ImageSet,
+    pub source: Option<&'a ImageSet>,
+    /// Images to train on.
+    pub train: Vec<usize>,
+    /// Images the gate judges by.
+    pub held: Vec<usize>,
+    pub config: &'a AdaptConfig,
+    pub device: &'a Device,
+    pub groups: &'a ChannelGroups,
+}
+
+impl<'a> Context<'a> {
+    pub fn pass(&self) -> PassConfig<'a> {
+        let preprocess = &self.teacher.info.preprocess;
+        PassConfig { preprocess, batch_size: self.config.batch_size, device: self.device }
+    }
+
+    /// Answers of a served network for all readable target images.
+    pub fn answer(&self, graph: &Graph, params: &Params) -> Result<Answers> {
+        answer(Network { graph, params }, self.images, self.images.good(), Mode::Eval, &self.pass())
+    }
+
+    /// The gate on the held-out images; on all of them if none were held out.
+    pub fn judge(&self, expect: Expect, candidate: &Answers, reference: &Answers) -> Result<Verdict> {
+        let held = if self.held.is_empty() { self.images.good() } else { &self.held };
+        judge(&self.config.gate, expect, &candidate.logits_of(held)?, &reference.logits_of(held)?)
+    }
+}
+
+/// Adapts, prunes and fine-tunes.
+///
+/// # Errors
+/// [`crate::Error::Interrupted`] after a requested stop; [`crate::Error::Config`] for settings out of range, a budget
+/// out of reach or a checkpoint of another run; [`crate::Error::Numeric`] if training diverges; errors of reading and
+/// writing.
+pub fn run(job: &Job, observer: &mut dyn Observer) -> Result<Outcome> {
+    job.config.validate()?;
+    let groups = ChannelGroups::new(&job.teacher.graph, job.config.scope);
+    // A budget out of reach is refused before hours of work, not after.
+    let selector = match job.config.budget {
+        Some(budget) => Some(Selector::new(&job.teacher.graph, &groups, budget, &job.config.limits)?),
+        None => None,
+    };
+    let (train, held) = job.target.split(job.config.holdout, job.config.seed);
+    let context = Context {
+        teacher: job.teacher,
+        images: job.target,
+        source: job.source,
+        train,
+        held,
+        config: job.config,
+        device: job.device,
+        groups: &groups,
+    };
+    let mut stages = Stages::new(job, &context, observer)?;
+    stages.note("the teacher answers the target images");
+    let before = context.answer(&job.teacher.graph, &job.teacher.params)?;
+    let adapted = stages.adapt_teacher(&before)?;
+    let pruned = match &selector {
+        Some(selector) => stages.prune(selector, &adapted)?,
+        None => Pruned {
+            graph: job.teacher.graph.clone(),
+            params: adapted.params.clone(),
+            keep: vec![true; groups.len()],
+            surgery_difference: 0.0,
+        },
+    };
+    finish(&stages, &before, &adapted, &pruned)
+}
+
+fn finish(stages: &Stages, before: &Answers, adapted: &Adapted, pruned: &Pruned) -> Result<Outcome> {
+    let context = stages.context;
+    let (teacher, groups) = (context.teacher, context.groups);
+    let after = context.answer(&pruned.graph, &pruned.params)?;
+    let figures = |graph: &Graph, params: &Params, keep: &[bool], answers: &Answers| -> Result<ModelFigures> {
+        let channels = Measure::Channels.of(&teacher.graph, groups, keep)?;
+        let latency = latency_ms(Network { graph, params }, context.device)?;
+        Ok(ModelFigures::new(graph, channels, answers.accuracy(context.images)?, latency))
+    };
+    let all = vec![true; groups.len()];
+    let identity = stages.identity();
+    let report = Report {
+        teacher: figures(&teacher.graph, &teacher.params, &all, before)?,
+        adapted: figures(&teacher.graph, &adapted.params, &all, &adapted.answers)?,
+        student: figures(&pruned.graph, &pruned.params, &pruned.keep, &after)?,
+        wall_s: stages.wall_s(),
+        peak_rss_mb: peak_rss_mb(),
+        gate: match context.config.budget {
+            Some(_) => context.judge(Expect::SameAnswers, &after, &adapted.answers)?,
+            None => adapted.verdict.clone(),
+        },
+        teacher_gate: adapted.verdict.clone(),
+        adapted_by: adapted.by,
+        images: ImageCounts {
+            train: context.train.len(),
+            held_out: context.held.len(),
+            broken: context.images.broken().to_vec(),
+        },
+        groups: GroupWidth::all(groups, &pruned.keep),
+        surgery_difference: pruned.surgery_difference,
+        phases: stages.reports().to_vec(),
+        config: identity.config.clone(),
+    };
+    let provenance = Provenance {
+        version: env!("CARGO_PKG_VERSION").to_string(),
+        teacher_sha256: identity.teacher_sha256.clone(),
+        data_sha256: identity.data_sha256.clone(),
+        config: identity.config.clone(),
+    };
+    let compact = |graph: &Graph, params: &Params| CompactModel {
+        graph: graph.clone(),
+        params: params.clone(),
+        info: teacher.info.clone(),
+        provenance: provenance.clone(),
+    };
+    Ok(Outcome {
+        student: compact(&pruned.graph, &pruned.params),
+        adapted: compact(&teacher.graph, &adapted.params),
+        report,
+    })
+}

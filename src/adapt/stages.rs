@@ -1,0 +1,228 @@
+//! The stages of a run, each fresh or from a checkpoint.
+
+use std::time::Instant;
+
+use candle_core::Tensor;
+
+use super::checkpoint::{Checkpoint, RunIdentity, Sections};
+use super::drive::{Driver, Loaders, Steps};
+use super::finetune_phase::FineTunePhase;
+use super::gate::{Expect, Verdict};
+use super::mask_phase::MaskPhase;
+use super::observer::{Observer, Phase};
+use super::pass::{Answers, Network, estimate_statistics};
+use super::ranking;
+use super::report::{AdaptedBy, PhaseReport};
+use super::run::{Context, Job};
+use super::target::pass_config;
+use super::teacher_phase::TeacherPhase;
+use crate::data::{OrderedPass, Transform};
+use crate::graph::Graph;
+use crate::model::{Params, Student};
+use crate::prune::{Selector, surgery};
+use crate::{Error, Result};
+
+/// The adapted teacher and what is known of it.
+pub(super) struct Adapted {
+    pub params: Params,
+    pub by: AdaptedBy,
+    pub verdict: Verdict,
+    pub answers: Answers,
+}
+
+/// The student after surgery and fine-tuning.
+pub(super) struct Pruned {
+    pub graph: Graph,
+    pub params: Params,
+    pub keep: Vec<bool>,
+    pub surgery_difference: f32,
+}
+
+pub(super) struct Stages<'a> {
+    pub context: &'a Context<'a>,
+    driver: Driver<'a>,
+    resumed: Option<Checkpoint>,
+}
+
+impl<'a> Stages<'a> {
+    /// # Errors
+    /// [`Error::Config`] if the checkpoint to resume belongs to another run.
+    pub fn new(job: &'a Job, context: &'a Context<'a>, observer: &'a mut dyn Observer) -> Result<Self> {
+        let identity = RunIdentity {
+            teacher_sha256: job.teacher.sha256.clone(),
+            data_sha256: job.target.digest(),
+            config: serde_json::json!(job.config),
+        };
+        let resumed = match (&job.safety.checkpoint, job.resume) {
+            (Some(path), true) => {
+                let checkpoint = Checkpoint::load(path)?;
+                checkpoint.check(path, &identity)?;
+                Some(checkpoint)
+            }
+            (None, true) => return Err(Error::Usage("resume: no checkpoint file was named".into())),
+            (_, false) => None,
+        };
+        let progress = resumed.as_ref().map(|c| &c.progress);
+        let driver = Driver {
+            observer,
+            safety: job.safety,
+            identity,
+            reports: progress.map(|p| p.reports.clone()).unwrap_or_default(),
+            adapted_by: progress.and_then(|p| p.adapted_by),
+            carried: Sections::default(),
+            started: Instant::now(),
+            earlier_s: progress.map_or(0.0, |p| p.wall_s),
+        };
+        Ok(Self { context, driver, resumed })
+    }
+
+    pub fn note(&mut self, text: &str) {
+        self.driver.observer.note(text);
+    }
+
+    pub fn identity(&self) -> &RunIdentity {
+        &self.driver.identity
+    }
+
+    pub fn wall_s(&self) -> f64 {
+        self.driver.wall_s()
+    }
+
+    pub fn reports(&self) -> &[PhaseReport] {
+        &self.driver.reports
+    }
+
+    /// The checkpoint, if it lies behind `phase`: the phase is over.
+    fn past(&self, phase: Phase) -> Option<&Checkpoint> {
+        self.resumed.as_ref().filter(|c| c.progress.phase > phase)
+    }
+
+    /// Runs `phase` to its end, from where a checkpoint left it.
+    fn drive(&mut self, phase: Phase, steps: usize, work: &mut impl Steps) -> Result<()> {
+        let context = self.context;
+        let checkpoint = self.resumed.as_ref().filter(|c| c.progress.phase == phase);
+        let (mut from, mut states) = (0, None);
+        if let Some(Checkpoint { progress, tensors }) = checkpoint {
+            work.load(tensors)?;
+            (from, states) = (progress.step, Some((progress.loader, progress.source_loader)));
+        }
+        let sets = (context.images, context.train.as_slice(), context.source);
+        let loaders = Loaders::new(sets, &context.teacher.info.preprocess, context.config, phase, states)?;
+        self.driver.drive(phase, from..steps, work, loaders)
+    }
+
+    /// `params` with batch-norm statistics of the target.
+    fn with_statistics(&self, graph: &Graph, params: &Params) -> Result<Params> {
+        let context = self.context;
+        let network = Network { graph, params };
+        let statistics =
+            estimate_statistics(network, context.images, &context.train, context.config.seed, &context.pass())?;
+        let mut student = Student::new(graph, params)?;
+        student.set_statistics(&statistics);
+        student.snapshot()
+    }
+
+    /// Phase 1. Goes on with the trained teacher if the gate lets it, else with the better of source and target
+    /// statistics by mutual information.
+    pub fn adapt_teacher(&mut self, before: &Answers) -> Result<Adapted> {
+        let context = self.context;
+        let graph = &context.teacher.graph;
+        let mut adapted = match (self.past(Phase::Teacher), self.driver.adapted_by) {
+            (Some(checkpoint), Some(by)) => {
+                let params = checkpoint.tensors.get("adapted", context.device)?;
+                vec![self.candidate(by, params, before)?]
+            }
+            _ => self.candidates(before)?,
+        };
+        let trained = adapted.iter().position(|c| c.by == AdaptedBy::Training && c.verdict.accepted);
+        let information = |c: &Adapted| c.verdict.candidate.information;
+        let best = trained.or_else(|| {
+            let ranked = adapted.iter().enumerate().filter(|(_, c)| c.by != AdaptedBy::Training);
+            ranked.max_by(|a, b| information(a.1).total_cmp(&information(b.1))).map(|(index, _)| index)
+        });
+        let adapted = adapted.swap_remove(best.unwrap_or(0));
+        self.driver.adapted_by = Some(adapted.by);
+        self.driver.carried.put("adapted", adapted.params.clone());
+        Ok(adapted)
+    }
+
+    fn candidates(&mut self, before: &Answers) -> Result<Vec<Adapted>> {
+        let context = self.context;
+        let teacher = context.teacher;
+        self.note("batch-norm statistics of the target");
+        let statistics = self.with_statistics(&teacher.graph, &teacher.params)?;
+        let mut candidates = vec![
+            self.candidate(AdaptedBy::Source, teacher.params.clone(), before)?,
+            self.candidate(AdaptedBy::Statistics, statistics.clone(), before)?,
+        ];
+        if context.config.teacher.steps > 0 {
+            let mut phase = TeacherPhase::new(context, &statistics)?;
+            self.drive(Phase::Teacher, context.config.teacher.steps, &mut phase)?;
+            let trained = self.with_statistics(&teacher.graph, &phase.into_params()?)?;
+            candidates.push(self.candidate(AdaptedBy::Training, trained, before)?);
+        }
+        Ok(candidates)
+    }
+
+    fn candidate(&self, by: AdaptedBy, params: Params, before: &Answers) -> Result<Adapted> {
+        let answers = self.context.answer(&self.context.teacher.graph, &params)?;
+        let verdict = self.context.judge(Expect::BetterAnswers, &answers, before)?;
+        log::info!("adapted teacher candidate by={by:?} accepted={} {}", verdict.accepted, verdict.reason);
+        Ok(Adapted { params, by, verdict, answers })
+    }
+
+    /// Phases 2 and 3.
+    pub fn prune(&mut self, selector: &Selector, adapted: &Adapted) -> Result<Pruned> {
+        let context = self.context;
+        let (graph, groups) = (&context.teacher.graph, context.groups);
+        let (masked, keep) = self.mask(selector, adapted)?;
+        let (small, small_params) = surgery::compact(graph, groups, &keep, &masked)?;
+        let sample = self.sample()?;
+        let surgery_difference = surgery::verify((graph, &masked, groups, &keep), (&small, &small_params), &sample)?;
+        let cost = small.cost();
+        log::info!(
+            "channels removed budget_left={} of={} macs={} params={} logit_difference={surgery_difference:e}",
+            selector.measure(&keep)?,
+            selector.full(),
+            cost.macs,
+            cost.params
+        );
+        let mut phase = FineTunePhase::new(context, &small, &small_params, &adapted.answers)?;
+        self.drive(Phase::FineTune, context.config.fine_tune.steps, &mut phase)?;
+        self.note("batch-norm statistics of the student");
+        let params = self.with_statistics(&small, &phase.into_params()?)?;
+        Ok(Pruned { graph: small, params, keep, surgery_difference })
+    }
+
+    /// Phase 2: the trained weights and which entries stay.
+    fn mask(&mut self, selector: &Selector, adapted: &Adapted) -> Result<(Params, Vec<bool>)> {
+        let context = self.context;
+        let (masked, keep) = match self.past(Phase::Mask) {
+            Some(Checkpoint { tensors, .. }) => {
+                let keep = tensors.get_list("keep", "keep")?.into_iter().map(|k| k > 0.5).collect();
+                (tensors.get("masked", context.device)?, keep)
+            }
+            None => {
+                self.note("importance of every channel");
+                let rank = ranking::rank(context, &adapted.params, &adapted.answers)?;
+                let mut phase = MaskPhase::new(context, &adapted.params, selector, rank, &adapted.answers)?;
+                self.drive(Phase::Mask, context.config.mask.steps, &mut phase)?;
+                phase.finish()?
+            }
+        };
+        let keep_list: Vec<f32> = keep.iter().map(|k| f32::from(u8::from(*k))).collect();
+        self.driver.carried.put_list("keep", "keep", &keep_list)?;
+        self.driver.carried.put("masked", masked.clone());
+        Ok((masked, keep))
+    }
+
+    /// A few real images to compare masked and compacted logits on.
+    fn sample(&self) -> Result<Tensor> {
+        let context = self.context;
+        let few: Vec<usize> = context.train.iter().copied().take(4).collect();
+        let transform = Transform::Eval(context.teacher.info.preprocess.clone());
+        let mut pass = OrderedPass::new(context.images.subset(few)?, transform, pass_config(4))?;
+        let batch = pass.next().ok_or_else(|| Error::data("target", "expected a readable image, got none"))??;
+        batch.to_tensor(context.device)
+    }
+}

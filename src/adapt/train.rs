@@ -1,0 +1,103 @@
+//! What the phases share: a student with its optimiser, and the losses several of them use.
+
+use std::collections::BTreeMap;
+
+use candle_core::{Device, Tensor, Var};
+
+use super::checkpoint::Sections;
+use super::config::AdaptConfig;
+use super::target::ImageSet;
+use crate::data::Batch;
+use crate::loss;
+use crate::model::{Forward, Mode, Params, Student};
+use crate::optim::{Grads, Optimizer, Sgd, SgdConfig, clip_grad_norm, take_grads};
+use crate::{Error, Result};
+
+/// A student, the variables to train and the optimiser.
+pub(super) struct Trainee {
+    pub student: Student,
+    vars: BTreeMap<String, Var>,
+    sgd: Sgd,
+    clip_norm: f64,
+}
+
+impl Trainee {
+    pub fn new(student: Student, config: &AdaptConfig) -> Result<Self> {
+        let sgd =
+            SgdConfig { momentum: 0.9, nesterov: true, weight_decay: config.weight_decay, ..SgdConfig::default() };
+        Ok(Self { vars: student.trainable(), student, sgd: Sgd::new(sgd)?, clip_norm: config.clip_norm })
+    }
+
+    /// Gradients of `loss` with respect to the variables, added to `grads`, and those of `extra`.
+    pub fn backward(&self, loss: &Tensor, grads: &mut Grads, extra: Option<&Var>) -> Result<Option<Vec<f32>>> {
+        let mut store = loss.backward()?;
+        for (name, grad) in take_grads(&self.vars, &mut store) {
+            let sum = match grads.remove(&name) {
+                Some(before) => (before + grad)?,
+                None => grad,
+            };
+            // Detached, or the whole tape would stay alive behind the gradient.
+            grads.insert(name, sum.detach());
+        }
+        extra.and_then(|var| store.remove(var)).map(|g| Ok(g.to_vec1()?)).transpose()
+    }
+
+    /// Clips and applies `grads`; returns their norm before clipping.
+    pub fn update(&mut self, mut grads: Grads, lr: f64) -> Result<f64> {
+        let norm = clip_grad_norm(&mut grads, self.clip_norm)?;
+        if norm.is_finite() {
+            self.sgd.step(&self.vars, &grads, lr)?;
+        }
+        Ok(norm)
+    }
+
+    pub fn save(&self, into: &mut Sections) -> Result<()> {
+        into.put("student", self.student.frozen_params());
+        into.put("sgd", self.sgd.state()?);
+        Ok(())
+    }
+
+    pub fn load(&mut self, from: &Sections, device: &Device) -> Result<()> {
+        self.student.restore(&from.get("student", device)?)?;
+        self.vars = self.student.trainable();
+        self.sgd.load_state(&self.vars, &from.get("sgd", device)?)
+    }
+}
+
+/// Softening of teacher and student in distillation.
+const TEMPERATURE: f64 = 2.0;
+/// Weight of the pseudo labels beside distillation.
+const PSEUDO_LABEL_WEIGHT: f64 = 0.5;
+
+/// L_sup = T²·KL(softmax(t/T) ‖ softmax(s/T)) + ½·mean(ω·CE(s, argmax t)), ω the teacher's confidence above chance.
+///
+/// # Shapes
+/// Raw logits `[N, C]`; gradient flows into `student` only.
+pub(super) fn imitation(student: &Tensor, teacher: &Tensor) -> Result<Tensor> {
+    let (labels, weights) = loss::teacher_labels(teacher)?;
+    let labelled = loss::cross_entropy(student, &labels, Some(&weights))?;
+    Ok((loss::distillation(student, teacher, TEMPERATURE)? + (labelled * PSEUDO_LABEL_WEIGHT)?)?)
+}
+
+/// Cross-entropy of the network on a labelled source batch.
+pub(super) fn source_loss(
+    student: (&Student, &Params),
+    source: &ImageSet,
+    batch: &Batch,
+    device: &Device,
+) -> Result<Tensor> {
+    let labels = batch
+        .indices
+        .iter()
+        .map(|&i| {
+            source.label(i).map(|l| l as u32).ok_or_else(|| Error::data("source", format!("image {i} has no label")))
+        })
+        .collect::<Result<Vec<u32>>>()?;
+    let labels = Tensor::from_vec(labels, batch.indices.len(), device)?;
+    let output = Forward::new(student.0.graph(), student.1, Mode::Train).run(&batch.to_tensor(device)?)?;
+    loss::cross_entropy(&output.logits, &labels, None)
+}
+
+pub(super) fn scalar(loss: &Tensor) -> Result<f64> {
+    Ok(f64::from(loss.to_scalar::<f32>()?))
+}

@@ -1,0 +1,69 @@
+//! The compact model: a smaller graph with its own tensors, self-contained on disk.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+
+use super::{ModelInfo, Params};
+use crate::Result;
+use crate::graph::Graph;
+use crate::weights::{self, ModelDescription};
+
+/// Where a compact model comes from. Holds nothing that differs between two runs of one seed.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Provenance {
+    /// Version of this program.
+    pub version: String,
+    /// SHA-256 of the teacher's weights file.
+    pub teacher_sha256: String,
+    /// Digest of the target images.
+    pub data_sha256: String,
+    /// The adaptation's configuration.
+    pub config: serde_json::Value,
+}
+
+/// A physically smaller network, ready to be saved and served.
+#[derive(Debug, Clone)]
+pub struct CompactModel {
+    /// The narrowed architecture.
+    pub graph: Graph,
+    /// Its tensors.
+    pub params: Params,
+    /// Classes and preprocessing, from the teacher.
+    pub info: ModelInfo,
+    /// Teacher, data and configuration it was made from.
+    pub provenance: Provenance,
+}
+
+impl CompactModel {
+    /// Writes one safetensors file that carries its own graph, classes, preprocessing and provenance. Atomic and
+    /// durable; the same model gives the same bytes.
+    ///
+    /// # Errors
+    /// [`crate::Error::Io`] naming the path; an older file stays as it was.
+    pub fn save(&self, path: &Path) -> Result<()> {
+        weights::write_atomic(path, &self.params, &self.metadata())
+    }
+
+    /// The file's metadata: the timm keys any loader understands, and this program's own under `secateur.`.
+    pub fn metadata(&self) -> BTreeMap<String, String> {
+        let p = &self.info.preprocess;
+        let widen = |values: &[f32]| values.iter().map(|v| f64::from(*v)).collect();
+        let description = ModelDescription {
+            arch: Some(self.graph.name().to_string()),
+            graph: Some(self.graph.to_json()),
+            num_classes: Some(self.graph.num_classes()),
+            class_names: Some(self.info.class_names.clone()),
+            mean: Some(widen(&p.mean)),
+            std: Some(widen(&p.std)),
+            input_size: Some(self.graph.input_shape()),
+            crop_pct: Some(f64::from(p.crop_pct)),
+            interpolation: Some(super::teacher::filter_name(p.interpolation).to_string()),
+        };
+        let mut metadata = description.to_metadata();
+        metadata.insert("format".to_string(), "pt".to_string());
+        metadata.insert("secateur.provenance".to_string(), serde_json::json!(self.provenance).to_string());
+        metadata
+    }
+}

@@ -1,0 +1,256 @@
+//! Dense and grouped convolution: blocks of gathered rows times a packed weight.
+//!
+//! A 1×1 convolution with stride 1 reads each position itself, so the input serves as gathered rows without a
+//! copy.
+
+use std::borrow::Cow;
+use std::ops::Range;
+
+use gemm::Parallelism;
+use rayon::prelude::*;
+
+use super::Geometry;
+use super::window::{Channels, Window};
+use crate::nn::gemm::{Mat, MatMut, add_product};
+use crate::nn::host::{add_up, band, fill_rows, partials, threads};
+use crate::nn::simd::Element;
+
+/// Bytes of gathered rows that fit the second-level cache beside the product's own packing buffers.
+const CACHED_BYTES: usize = 1 << 20;
+/// Fewest gathered rows per product: below, packing the weight again for each block costs more than it saves.
+const LEAST_ROWS: usize = 256;
+/// Most bytes of gathered rows per thread.
+const MOST_BYTES: usize = 8 << 20;
+
+/// Target positions per block when each gathers `width` values.
+fn block_rows<T>(width: usize) -> usize {
+    let row_bytes = (width * size_of::<T>()).max(1);
+    (CACHED_BYTES / row_bytes).max(LEAST_ROWS).min(MOST_BYTES / row_bytes).max(1)
+}
+
+/// A window's rows, gathered block by block into one buffer, or read in place.
+struct Gatherer<'a, T> {
+    window: &'a Window,
+    source: &'a [T],
+    channels: usize,
+    groups: usize,
+    buffer: Vec<T>,
+}
+
+impl<'a, T: Element> Gatherer<'a, T> {
+    fn new(window: &'a Window, source: &'a [T], channels: usize, groups: usize) -> Self {
+        Self { window, source, channels, groups, buffer: Vec::new() }
+    }
+
+    /// Values per row and group.
+    fn width(&self) -> usize {
+        self.window.taps.len() * (self.channels / self.groups)
+    }
+
+    /// Cuts `rows` into blocks that may be gathered one at a time.
+    fn blocks(&self, rows: Range<usize>) -> impl Iterator<Item = Range<usize>> + use<T> {
+        let most = if self.window.is_identity() { usize::MAX } else { block_rows::<T>(self.width()) };
+        // Blocks of equal height, rather than full ones and a small rest.
+        let count = rows.len().div_ceil(most).max(1);
+        crate::nn::host::split(rows.len(), count).into_iter().map(move |r| rows.start + r.start..rows.start + r.end)
+    }
+
+    fn rows(&mut self, group: usize, rows: Range<usize>) -> Mat<'_, T> {
+        let (count, width) = (self.channels / self.groups, self.width());
+        let size = [rows.len(), width];
+        if self.window.is_identity() {
+            return Mat::rows(&self.source[rows.start * self.channels + group * count..], size, self.channels);
+        }
+        let needed = rows.len() * width;
+        if self.buffer.len() < needed {
+            self.buffer.resize(needed, T::default());
+        }
+        let columns = &mut self.buffer[..needed];
+        let channels = Channels { total: self.channels, first: group * count, count };
+        self.window.gather(self.source, channels, rows, columns);
+        Mat::rows(columns, size, width)
+    }
+}
+
+/// The weight as `[O, taps, I/groups]`.
+fn pack<'a, T: Element>(g: &Geometry, weight: &'a [T]) -> Cow<'a, [T]> {
+    if g.taps() == 1 {
+        return Cow::Borrowed(weight);
+    }
+    let mut packed = vec![T::ZERO; weight.len()];
+    transpose_filters(weight, &mut packed, [g.group_in(), g.taps()]);
+    Cow::Owned(packed)
+}
+
+/// Transposes each filter, a matrix of `size`.
+fn transpose_filters<T: Element>(from: &[T], to: &mut [T], size: [usize; 2]) {
+    let [rows, columns] = size;
+    to.par_chunks_mut(rows * columns).zip(from.par_chunks(rows * columns)).with_min_len(16).for_each(|(to, from)| {
+        for (j, to) in to.chunks_exact_mut(rows).enumerate() {
+            for (to, from) in to.iter_mut().zip(from[j..].iter().step_by(columns)) {
+                *to = *from;
+            }
+        }
+    });
+}
+
+/// y = gathered x · packed weightᵀ + bias.
+pub(super) fn forward<T: Element>(g: &Geometry, x: &[T], weight: &[T], bias: Option<&[T]>) -> Vec<T> {
+    let (window, packed) = (Window::forward(g), pack(g, weight));
+    let filter = g.taps() * g.group_in();
+    let multiplier = |group: usize| {
+        let filters = &packed[group * g.group_out() * filter..(group + 1) * g.group_out() * filter];
+        Mat::rows(filters, [g.group_out(), filter], filter).t()
+    };
+    let mut y = vec![T::ZERO; g.out_rows() * g.out_channels];
+    let product = Product { window: &window, source: x, channels: g.in_channels, groups: g.conv.groups };
+    product.fill(&mut y, g.out_channels, multiplier, |y| {
+        if let Some(bias) = bias {
+            y.chunks_exact_mut(bias.len()).for_each(|row| row.copy_from_slice(bias));
+        }
+    });
+    y
+}
+
+/// dx = gathered dy · packed weight, class by class of the stride.
+pub(super) fn input_gradient<T: Element>(g: &Geometry, weight: &[T], dy: &[T]) -> Vec<T> {
+    let packed = pack(g, weight);
+    let classes: Vec<Class<T>> = (0..g.conv.stride[0])
+        .flat_map(|a| (0..g.conv.stride[1]).map(move |b| [a, b]))
+        .map(|class| Class::new(g, class, &packed))
+        .filter(|class| class.window.rows() > 0 && !class.window.taps.is_empty())
+        .collect();
+    let mut dx = vec![T::ZERO; g.batch * g.input[0] * g.input[1] * g.in_channels];
+    if let ([class], [1, 1]) = (classes.as_slice(), g.conv.stride) {
+        let product = Product { window: &class.window, source: dy, channels: g.out_channels, groups: g.conv.groups };
+        product.fill(&mut dx, g.in_channels, |group| class.multiplier(g, group), |_| ());
+        return dx;
+    }
+    let parallelism = if g.batch >= threads() { Parallelism::None } else { Parallelism::Rayon(threads()) };
+    fill_rows(&mut dx, g.input[0] * g.input[1] * g.in_channels, 1, |image, dx| {
+        let mut scratch = Vec::new();
+        for class in &classes {
+            let rows = class.window.rows();
+            let mut gatherer = Gatherer::new(&class.window, dy, g.out_channels, g.conv.groups);
+            for block in gatherer.blocks(image * rows..(image + 1) * rows) {
+                scratch.clear();
+                scratch.resize(block.len() * g.in_channels, T::ZERO);
+                for group in 0..g.conv.groups {
+                    let dst = &mut scratch[group * g.group_in()..];
+                    let dst = MatMut::rows(dst, [block.len(), g.group_in()], g.in_channels);
+                    add_product(dst, gatherer.rows(group, block.clone()), class.multiplier(g, group), parallelism);
+                }
+                class.scatter(g, block.start - image * rows, &scratch, dx);
+            }
+        }
+    });
+    dx
+}
+
+/// dweight = dyᵀ · gathered x.
+pub(super) fn weight_gradient<T: Element>(g: &Geometry, x: &[T], dy: &[T]) -> Vec<T> {
+    let window = Window::forward(g);
+    let filter = g.taps() * g.group_in();
+    let part = |rows: Range<usize>, parallelism: Parallelism| {
+        let mut sum = vec![T::ZERO; g.out_channels * filter];
+        let mut gatherer = Gatherer::new(&window, x, g.in_channels, g.conv.groups);
+        for block in gatherer.blocks(rows) {
+            for group in 0..g.conv.groups {
+                let size = [g.group_out(), filter];
+                let dst = MatMut::rows(&mut sum[group * size[0] * size[1]..][..size[0] * size[1]], size, filter);
+                let dy = &dy[block.start * g.out_channels + group * size[0]..];
+                let dy = Mat::rows(dy, [block.len(), size[0]], g.out_channels);
+                add_product(dst, dy.t(), gatherer.rows(group, block.clone()), parallelism);
+            }
+        }
+        sum
+    };
+    // The product's own threads share m and n, which are small here; the long side is the sum over rows.
+    let sum = if g.out_rows() >= LEAST_ROWS * threads() {
+        add_up(partials(g.out_rows(), |rows| part(rows, Parallelism::None)))
+    } else {
+        part(0..g.out_rows(), Parallelism::Rayon(threads()))
+    };
+    if g.taps() == 1 {
+        return sum;
+    }
+    let mut dweight = vec![T::ZERO; sum.len()];
+    transpose_filters(&sum, &mut dweight, [g.taps(), g.group_in()]);
+    dweight
+}
+
+/// Gathered rows of a source times one matrix per group.
+struct Product<'a, T> {
+    window: &'a Window,
+    source: &'a [T],
+    channels: usize,
+    groups: usize,
+}
+
+impl<T: Element> Product<'_, T> {
+    /// Adds the product to `out` (rows of `width`), each band of it after `start` has prepared it.
+    fn fill<'m>(
+        &self,
+        out: &mut [T],
+        width: usize,
+        multiplier: impl Fn(usize) -> Mat<'m, T> + Sync,
+        start: impl Fn(&mut [T]) + Sync,
+    ) {
+        let rows = out.len() / width;
+        let (height, parallelism) = if rows >= LEAST_ROWS * threads() {
+            (band(rows).max(LEAST_ROWS), Parallelism::None)
+        } else {
+            (rows.max(1), Parallelism::Rayon(threads()))
+        };
+        fill_rows(out, width, height, |first, out| {
+            start(out);
+            let mut gatherer = Gatherer::new(self.window, self.source, self.channels, self.groups);
+            for block in gatherer.blocks(first..first + out.len() / width) {
+                let part = width / self.groups;
+                for group in 0..self.groups {
+                    let dst = &mut out[(block.start - first) * width + group * part..];
+                    let dst = MatMut::rows(dst, [block.len(), part], width);
+                    add_product(dst, gatherer.rows(group, block.clone()), multiplier(group), parallelism);
+                }
+            }
+        });
+    }
+}
+
+/// Input positions with one remainder by the stride, and the weight for them as `[groups, taps, O/groups, I/groups]`.
+struct Class<T> {
+    window: Window,
+    first: [usize; 2],
+    weight: Vec<T>,
+}
+
+impl<T: Element> Class<T> {
+    fn new(g: &Geometry, first: [usize; 2], packed: &[T]) -> Self {
+        let window = Window::backward(g, first);
+        let (count, taps) = (g.group_in(), window.taps.len());
+        let mut weight = vec![T::ZERO; g.conv.groups * taps * g.group_out() * count];
+        let (filters, per_group) = (g.group_out(), taps * g.group_out());
+        weight.par_chunks_mut(count).with_min_len(64).enumerate().for_each(|(row, to)| {
+            let (group, tap, o) = (row / per_group, row % per_group / filters, row % filters);
+            let from = ((group * filters + o) * g.taps() + window.taps[tap].index) * count;
+            to.copy_from_slice(&packed[from..from + count]);
+        });
+        Self { window, first, weight }
+    }
+
+    fn multiplier(&self, g: &Geometry, group: usize) -> Mat<'_, T> {
+        let size = [self.window.taps.len() * g.group_out(), g.group_in()];
+        Mat::rows(&self.weight[group * size[0] * size[1]..][..size[0] * size[1]], size, size[1])
+    }
+
+    /// Copies rows from `first_row` on to their places in one image.
+    fn scatter(&self, g: &Geometry, first_row: usize, rows: &[T], image: &mut [T]) {
+        let (width, channels) = (self.window.target[1], g.in_channels);
+        for (i, row) in rows.chunks_exact(channels).enumerate() {
+            let (y, x) = ((first_row + i) / width, (first_row + i) % width);
+            let [y, x] = [self.first[0] + y * g.conv.stride[0], self.first[1] + x * g.conv.stride[1]];
+            let at = (y * g.input[1] + x) * channels;
+            image[at..at + channels].copy_from_slice(row);
+        }
+    }
+}

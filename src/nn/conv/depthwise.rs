@@ -1,0 +1,263 @@
+//! Depthwise convolution, vectorised over channels.
+
+use super::Geometry;
+use super::window::Window;
+use crate::nn::host::{add_up, fill_rows, partials};
+use crate::nn::simd::{Element, simd_fn};
+
+/// Channels whose sums stay in registers together.
+const LANES: usize = 16;
+
+/// The weight as `[taps, C]`, so that a tap's channels are contiguous.
+fn by_tap<T: Element>(weight: &[T], [rows, columns]: [usize; 2]) -> Vec<T> {
+    (0..columns).flat_map(|j| weight[j..].iter().step_by(columns).take(rows).copied()).collect()
+}
+
+/// y = x ∗ weight + bias.
+pub(super) fn forward<T: Element>(g: &Geometry, x: &[T], weight: &[T], bias: Option<&[T]>) -> Vec<T> {
+    let weight = by_tap(weight, [g.in_channels, g.taps()]);
+    let (window, [height, width]) = (Window::forward(g), g.output);
+    let image = g.input[0] * g.input[1] * g.in_channels;
+    let mut y = vec![T::ZERO; g.out_rows() * g.out_channels];
+    fill_rows(&mut y, width * g.out_channels, 1, |line, y| {
+        let x = &x[line / height * image..][..image];
+        let job = Line { window: &window, x, weight: &weight, bias, row: line % height, first: 0, step: 1 };
+        convolve(&job, g.in_channels, y);
+    });
+    y
+}
+
+/// dx: the same sum over the taps that reach each remainder class of the stride.
+pub(super) fn input_gradient<T: Element>(g: &Geometry, weight: &[T], dy: &[T]) -> Vec<T> {
+    let weight = by_tap(weight, [g.in_channels, g.taps()]);
+    let [sy, sx] = g.conv.stride;
+    let windows: Vec<Window> = (0..sy * sx).map(|class| Window::backward(g, [class / sx, class % sx])).collect();
+    let image = g.output[0] * g.output[1] * g.out_channels;
+    let mut dx = vec![T::ZERO; g.batch * g.input[0] * g.input[1] * g.in_channels];
+    fill_rows(&mut dx, g.input[1] * g.in_channels, 1, |line, dx| {
+        let (n, y) = (line / g.input[0], line % g.input[0]);
+        for first in 0..sx {
+            let window = &windows[y % sy * sx + first];
+            let x = &dy[n * image..][..image];
+            let job = Line { window, x, weight: &weight, bias: None, row: y / sy, first, step: sx };
+            convolve(&job, g.in_channels, dx);
+        }
+    });
+    dx
+}
+
+/// dweight: partial sums of lines of the output, one per thread.
+pub(super) fn weight_gradient<T: Element>(g: &Geometry, x: &[T], dy: &[T]) -> Vec<T> {
+    let (window, height, channels) = (Window::forward(g), g.output[0], g.in_channels);
+    let image = g.input[0] * g.input[1] * channels;
+    let line_len = g.output[1] * channels;
+    let parts = partials(g.batch * height, |lines| {
+        let mut sum = vec![T::ZERO; g.taps() * channels];
+        for line in lines {
+            let x = &x[line / height * image..][..image];
+            let dy = &dy[line * line_len..][..line_len];
+            correlate(&window, line % height, [x, dy], channels, &mut sum);
+        }
+        sum
+    });
+    by_tap(&add_up(parts), [g.taps(), channels])
+}
+
+/// One line of a target map: pixels `first`, `first + step`, … of `out` belong to target columns 0, 1, …
+struct Line<'a, T> {
+    window: &'a Window,
+    /// The source image.
+    x: &'a [T],
+    /// `[taps, C]`.
+    weight: &'a [T],
+    bias: Option<&'a [T]>,
+    /// Target row.
+    row: usize,
+    first: usize,
+    step: usize,
+}
+
+/// Where one tap reads at target column 0 (it may lie outside), and its weights.
+#[derive(Clone, Copy)]
+struct Reach {
+    source: isize,
+    weight: usize,
+    /// Horizontal offset, for the edges.
+    dx: isize,
+}
+
+#[inline(always)]
+fn convolve_body<T: Element, const FMA: bool>(line: &Line<T>, channels: usize, out: &mut [T]) {
+    let Line { window, row, .. } = *line;
+    let [height, width] = window.source.map(|v| v as isize);
+    let mut reaches: Vec<Reach> = Vec::with_capacity(window.taps.len());
+    let (mut begin, mut end) = (0, window.target[1]);
+    for tap in &window.taps {
+        let y = (row * window.stride[0]) as isize + tap.offset[0];
+        if y >= 0 && y < height {
+            let source = (y * width + tap.offset[1]) * channels as isize;
+            reaches.push(Reach { source, weight: tap.index * channels, dx: tap.offset[1] });
+            let inside = window.inside(1, tap.offset[1]);
+            begin = begin.max(inside.start);
+            end = end.min(inside.end);
+        }
+    }
+    let mut edge = Vec::with_capacity(reaches.len());
+    for column in 0..window.target[1] {
+        let taps = if column >= begin && column < end {
+            &reaches
+        } else {
+            let x = (column * window.stride[1]) as isize;
+            edge.clear();
+            edge.extend(reaches.iter().filter(|r| x + r.dx >= 0 && x + r.dx < width).copied());
+            &edge
+        };
+        let shift = (column * window.stride[1] * channels) as isize;
+        let at = (line.first + column * line.step) * channels;
+        pixel::<T, FMA>(line, taps, shift, &mut out[at..at + channels]);
+    }
+}
+
+/// One target pixel: all channels, a few registers of them at a time.
+#[inline(always)]
+fn pixel<T: Element, const FMA: bool>(line: &Line<T>, taps: &[Reach], shift: isize, out: &mut [T]) {
+    let channels = out.len();
+    let mut at = 0;
+    while at + LANES <= channels {
+        lanes::<T, LANES, FMA>(line, taps, shift + at as isize, at, out);
+        at += LANES;
+    }
+    if at == channels {
+        return;
+    }
+    if channels >= LANES {
+        // The last channels once more together with their left neighbours: cheaper than one by one.
+        let at = channels - LANES;
+        lanes::<T, LANES, FMA>(line, taps, shift + at as isize, at, out);
+    } else {
+        for at in at..channels {
+            lanes::<T, 1, FMA>(line, taps, shift + at as isize, at, out);
+        }
+    }
+}
+
+#[inline(always)]
+fn lanes<T: Element, const N: usize, const FMA: bool>(
+    line: &Line<T>,
+    taps: &[Reach],
+    shift: isize,
+    at: usize,
+    out: &mut [T],
+) {
+    let mut sums = [T::ZERO; N];
+    if let Some(bias) = line.bias {
+        sums.copy_from_slice(&bias[at..at + N]);
+    }
+    for tap in taps {
+        let x = &line.x[(tap.source + shift) as usize..][..N];
+        let weight = &line.weight[tap.weight + at..][..N];
+        for i in 0..N {
+            sums[i] = x[i].fma::<FMA>(weight[i], sums[i]);
+        }
+    }
+    out[at..at + N].copy_from_slice(&sums);
+}
+
+/// Taps whose sums stay in registers together.
+const TAPS: usize = 5;
+
+/// Adds one output line's share of the weight gradient to `sum` `[taps, C]`.
+#[inline(always)]
+fn correlate_body<T: Element, const FMA: bool>(
+    window: &Window,
+    row: usize,
+    [x, dy]: [&[T]; 2],
+    channels: usize,
+    sum: &mut [T],
+) {
+    let [height, width] = window.source.map(|v| v as isize);
+    let mut reaches: Vec<Reach> = Vec::with_capacity(window.taps.len());
+    for tap in &window.taps {
+        let y = (row * window.stride[0]) as isize + tap.offset[0];
+        if y >= 0 && y < height {
+            let source = (y * width + tap.offset[1]) * channels as isize;
+            reaches.push(Reach { source, weight: tap.index * channels, dx: tap.offset[1] });
+        }
+    }
+    let step = window.stride[1] * channels;
+    let data = Correlation { window, x, dy, channels, step };
+    for taps in reaches.chunks(TAPS) {
+        match taps.len() {
+            1 => data.add::<1, FMA>(taps, sum),
+            2 => data.add::<2, FMA>(taps, sum),
+            3 => data.add::<3, FMA>(taps, sum),
+            4 => data.add::<4, FMA>(taps, sum),
+            _ => data.add::<TAPS, FMA>(taps, sum),
+        }
+    }
+}
+
+struct Correlation<'a, T> {
+    window: &'a Window,
+    x: &'a [T],
+    dy: &'a [T],
+    channels: usize,
+    step: usize,
+}
+
+impl<T: Element> Correlation<'_, T> {
+    /// Sums over the line for `G` taps.
+    #[inline(always)]
+    fn add<const G: usize, const FMA: bool>(&self, taps: &[Reach], sum: &mut [T]) {
+        let mut at = 0;
+        while at + LANES <= self.channels {
+            self.lanes::<G, LANES, FMA>(taps, at, sum);
+            at += LANES;
+        }
+        while at + 4 <= self.channels {
+            self.lanes::<G, 4, FMA>(taps, at, sum);
+            at += 4;
+        }
+        while at < self.channels {
+            self.lanes::<G, 1, FMA>(taps, at, sum);
+            at += 1;
+        }
+    }
+
+    #[inline(always)]
+    fn lanes<const G: usize, const N: usize, const FMA: bool>(&self, taps: &[Reach], at: usize, sum: &mut [T]) {
+        let mut sums = [[T::ZERO; N]; G];
+        let spans: [_; G] = std::array::from_fn(|t| self.window.inside(1, taps[t].dx));
+        let begin = spans.iter().map(|s| s.start).max().unwrap_or(0);
+        let end = spans.iter().map(|s| s.end).min().unwrap_or(0).max(begin);
+        for column in begin..end {
+            let dy = &self.dy[column * self.channels + at..][..N];
+            for t in 0..G {
+                let x = &self.x[(taps[t].source + (column * self.step + at) as isize) as usize..][..N];
+                for i in 0..N {
+                    sums[t][i] = x[i].fma::<FMA>(dy[i], sums[t][i]);
+                }
+            }
+        }
+        for t in 0..G {
+            let edges = (spans[t].start..begin.min(spans[t].end)).chain(end.max(spans[t].start)..spans[t].end);
+            for column in edges {
+                let dy = &self.dy[column * self.channels + at..][..N];
+                let x = &self.x[(taps[t].source + (column * self.step + at) as isize) as usize..][..N];
+                for i in 0..N {
+                    sums[t][i] = x[i].fma::<FMA>(dy[i], sums[t][i]);
+                }
+            }
+            for (sum, s) in sum[taps[t].weight + at..][..N].iter_mut().zip(&sums[t]) {
+                *sum += *s;
+            }
+        }
+    }
+}
+
+simd_fn! { fn convolve<T: Element>(line: &Line<T>, channels: usize, out: &mut [T]) = convolve_body }
+simd_fn! {
+    fn correlate<T: Element>(
+        window: &Window, row: usize, inputs: [&[T]; 2], channels: usize, sum: &mut [T],
+    ) = correlate_body
+}

@@ -1,0 +1,139 @@
+//! Access to tensors in host memory, and fixed splits of work over threads.
+//!
+//! Work is cut by index alone and partial sums are added in index order: results depend on the number of
+//! threads, never on which thread was faster.
+
+use std::ops::Range;
+
+use candle_core::backend::BackendStorage;
+use candle_core::{CpuStorage, DType, Device, Error, Layout, Result, Shape, Storage, Tensor};
+use rayon::prelude::*;
+
+use super::simd::Element;
+
+/// Evaluates `$body` with `$t` as the Rust type of `$dtype`; only f32 and f64 are supported.
+macro_rules! with_float {
+    ($dtype:expr, $t:ident => $body:expr) => {
+        match $dtype {
+            candle_core::DType::F32 => {
+                type $t = f32;
+                $body
+            }
+            candle_core::DType::F64 => {
+                type $t = f64;
+                $body
+            }
+            other => Err($crate::nn::host::unsupported(other)),
+        }
+    };
+}
+pub(super) use with_float;
+
+/// The error for element types without kernels.
+pub(super) fn unsupported(dtype: DType) -> Error {
+    Error::UnsupportedDTypeForOp(dtype, "nn kernel").bt()
+}
+
+/// The element type of a storage.
+pub(super) fn dtype(storage: &CpuStorage) -> DType {
+    storage.dtype()
+}
+
+/// A storage that owns `data`.
+pub(super) fn storage<T: Element>(data: Vec<T>) -> CpuStorage {
+    T::to_cpu_storage_owned(data)
+}
+
+/// The elements of a contiguous tensor inside a custom op's forward.
+pub(super) fn slice<'a, T: Element>(storage: &'a CpuStorage, layout: &Layout) -> Result<&'a [T]> {
+    let data = T::cpu_storage_as_slice(storage)?;
+    match layout.contiguous_offsets() {
+        Some((start, end)) => data.get(start..end).ok_or_else(|| Error::Msg("layout exceeds its storage".into()).bt()),
+        None => Err(Error::RequiresContiguous { op: "nn kernel" }.bt()),
+    }
+}
+
+/// Runs `f` on the elements of a contiguous CPU tensor.
+pub(super) fn read<T: Element, R>(x: &Tensor, f: impl FnOnce(&[T]) -> R) -> Result<R> {
+    let (storage, layout) = x.storage_and_layout();
+    match &*storage {
+        Storage::Cpu(storage) => Ok(f(slice(storage, layout)?)),
+        _ => Err(Error::Msg("nn kernels run on the CPU only; use the tensor-op backend".into()).bt()),
+    }
+}
+
+/// Runs `f` on the elements of two contiguous CPU tensors.
+pub(super) fn read2<T: Element, R>(a: &Tensor, b: &Tensor, f: impl FnOnce(&[T], &[T]) -> R) -> Result<R> {
+    read(a, |a| read(b, |b| f(a, b)))?
+}
+
+/// A tensor on the CPU that owns `data`.
+pub(super) fn tensor<T: Element>(data: Vec<T>, shape: impl Into<Shape>) -> Result<Tensor> {
+    Tensor::from_vec(data, shape.into(), &Device::Cpu)
+}
+
+/// Number of threads that kernels may use.
+pub(super) fn threads() -> usize {
+    rayon::current_num_threads().max(1)
+}
+
+/// Cuts `0..len` into at most `parts` contiguous ranges of nearly equal, never zero, length.
+pub(super) fn split(len: usize, parts: usize) -> Vec<Range<usize>> {
+    let parts = parts.clamp(1, len.max(1));
+    (0..parts).map(|i| i * len / parts..(i + 1) * len / parts).filter(|r| !r.is_empty()).collect()
+}
+
+/// Computes one partial result per thread over `0..len`; results come in index order.
+pub(super) fn partials<A: Send>(len: usize, f: impl Fn(Range<usize>) -> A + Send + Sync) -> Vec<A> {
+    split(len, threads()).into_par_iter().map(f).collect()
+}
+
+/// Lets threads fill disjoint bands of whole rows of `out`; `f` gets the first row's index and the band.
+///
+/// `rows` is the band height; each row has `width` elements.
+pub(super) fn fill_rows<T: Send>(out: &mut [T], width: usize, rows: usize, f: impl Fn(usize, &mut [T]) + Sync) {
+    out.par_chunks_mut((width * rows).max(1)).enumerate().for_each(|(i, band)| f(i * rows, band));
+}
+
+/// Band height that gives every thread a few bands of `rows` rows: enough to balance, few enough to be cheap.
+pub(super) fn band(rows: usize) -> usize {
+    rows.div_ceil(4 * threads()).max(1)
+}
+
+/// Adds partial sums in index order.
+pub(super) fn add_up<T: Element>(parts: Vec<Vec<T>>) -> Vec<T> {
+    let mut parts = parts.into_iter();
+    let mut total = parts.next().unwrap_or_default();
+    for part in parts {
+        total.par_chunks_mut(1 << 14).zip(part.par_chunks(1 << 14)).for_each(|(t, p)| {
+            for (t, p) in t.iter_mut().zip(p) {
+                *t += *p;
+            }
+        });
+    }
+    total
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn splits_cover_everything_once() {
+        for len in [0, 1, 2, 7, 100] {
+            for parts in [1, 2, 3, 8, 200] {
+                let ranges = split(len, parts);
+                assert_eq!(ranges.iter().cloned().flatten().collect::<Vec<_>>(), (0..len).collect::<Vec<_>>());
+                assert!(ranges.len() <= parts && ranges.iter().all(|r| !r.is_empty()));
+            }
+        }
+    }
+
+    #[test]
+    fn strided_and_integer_tensors_are_refused() {
+        let x = Tensor::zeros((2, 3), DType::F32, &Device::Cpu).unwrap();
+        assert!(read::<f32, _>(&x.t().unwrap(), |_| ()).is_err());
+        assert!(read::<f64, _>(&x, |_| ()).is_err());
+        assert!(read::<f32, _>(&x, |x| assert_eq!(x.len(), 6)).is_ok());
+    }
+}

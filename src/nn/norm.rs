@@ -1,0 +1,220 @@
+//! Batch normalisation with an optional activation behind it, fused.
+
+mod kernels;
+
+use std::sync::{Arc, OnceLock};
+
+use candle_core::{CpuStorage, CustomOp3, DType, Layout, Result as CandleResult, Shape, Tensor};
+
+use self::kernels::Normaliser;
+pub(super) use self::kernels::column_sums;
+use super::activation::{optional, with_function};
+use super::backend::expect_shape;
+use super::host::{self, with_float};
+use super::simd::Element;
+use super::{Backend, activation};
+use crate::error::Result;
+use crate::graph::Activation;
+
+/// What batch normalisation applies to its input besides statistics.
+#[derive(Debug, Clone, Copy)]
+pub struct BatchNorm<'a> {
+    /// Scale γ, `[C]`.
+    pub weight: &'a Tensor,
+    /// Shift β, `[C]`.
+    pub bias: &'a Tensor,
+    /// Added to the variance.
+    pub eps: f64,
+    /// Applied to the result.
+    pub activation: Option<Activation>,
+}
+
+/// Mean and variance per channel of one batch, as running statistics use them. Carries no gradient.
+#[derive(Debug, Clone)]
+pub struct BatchStatistics {
+    /// Mean, `[C]`.
+    pub mean: Tensor,
+    /// Variance, `[C]`: unbiased (divided by N·H·W − 1) as in PyTorch, biased if there is only one value.
+    pub var: Tensor,
+}
+
+/// Normalises by the statistics of the batch: y = act((x − mean) / √(var + eps) · γ + β), var biased.
+///
+/// # Shapes
+/// `x` an activation of `backend`; gradient to `x`, weight and bias.
+///
+/// # Errors
+/// [`crate::Error::Shape`] if weight or bias do not have one value per channel.
+///
+/// # Source
+/// Ioffe and Szegedy 2015, arXiv:1502.03167, algorithm 1.
+pub fn batch_norm_train(backend: Backend, x: &Tensor, norm: BatchNorm) -> Result<(Tensor, BatchStatistics)> {
+    let dims = backend.dims("batch_norm", x)?;
+    norm.check(dims.channels)?;
+    let count = dims.batch * dims.size[0] * dims.size[1];
+    let (y, mean, var) = match backend {
+        Backend::Kernels => norm.apply(x, OnceLock::new())?,
+        Backend::TensorOps => norm.train_by_tensor_ops(x)?,
+    };
+    let var = if count > 1 { (var * (count as f64 / (count - 1) as f64))? } else { var };
+    Ok((y, BatchStatistics { mean, var }))
+}
+
+/// Normalises by given statistics, `running_mean` and `running_var`, each `[C]` and without gradient.
+///
+/// # Shapes
+/// `x` an activation of `backend`; gradient to `x`, weight and bias.
+///
+/// # Errors
+/// [`crate::Error::Shape`] if a parameter does not have one value per channel.
+pub fn batch_norm_eval(
+    backend: Backend,
+    x: &Tensor,
+    norm: BatchNorm,
+    running_mean: &Tensor,
+    running_var: &Tensor,
+) -> Result<Tensor> {
+    let channels = backend.dims("batch_norm", x)?.channels;
+    norm.check(channels)?;
+    expect_shape("batch_norm", "running_mean", running_mean, &[channels])?;
+    expect_shape("batch_norm", "running_var", running_var, &[channels])?;
+    let (mean, var) = (running_mean.detach(), running_var.detach());
+    match backend {
+        Backend::Kernels => {
+            let wide = |t: &Tensor| t.to_dtype(DType::F64)?.to_vec1::<f64>();
+            let moments = Moments { mean: wide(&mean)?, var: wide(&var)?, of_batch: false };
+            Ok(norm.apply(x, OnceLock::from(moments))?.0)
+        }
+        Backend::TensorOps => {
+            let per_channel = backend.per_channel(channels);
+            let scale = (norm.weight / (var + norm.eps)?.sqrt()?)?.reshape(&per_channel)?;
+            let y = x.broadcast_sub(&mean.reshape(&per_channel)?)?.broadcast_mul(&scale)?;
+            optional(backend, y.broadcast_add(&norm.bias.reshape(&per_channel)?)?, norm.activation)
+        }
+    }
+}
+
+impl BatchNorm<'_> {
+    fn check(&self, channels: usize) -> Result<()> {
+        expect_shape("batch_norm", "weight", self.weight, &[channels])?;
+        expect_shape("batch_norm", "bias", self.bias, &[channels])
+    }
+
+    /// Runs the kernel op; without given moments it takes those of the batch. Returns output, mean, biased variance.
+    fn apply(&self, x: &Tensor, moments: OnceLock<Moments>) -> Result<(Tensor, Tensor, Tensor)> {
+        let moments = Arc::new(moments);
+        let op = NormOp { eps: self.eps, activation: self.activation, moments: moments.clone() };
+        let y = x.contiguous()?.apply_op3(&self.weight.contiguous()?, &self.bias.contiguous()?, op)?;
+        let found = moments.get().ok_or_else(missing)?;
+        let vector = |v: &[f64]| Tensor::new(v, x.device())?.to_dtype(x.dtype());
+        Ok((y, vector(&found.mean)?, vector(&found.var)?))
+    }
+
+    fn train_by_tensor_ops(&self, x: &Tensor) -> Result<(Tensor, Tensor, Tensor)> {
+        let dims = (0, 2, 3);
+        let mean = x.mean_keepdim(dims)?;
+        let centred = x.broadcast_sub(&mean)?;
+        let var = centred.sqr()?.mean_keepdim(dims)?;
+        let shape = mean.shape();
+        let scale = self.weight.reshape(shape)?.div(&(&var + self.eps)?.sqrt()?)?;
+        let y = centred.broadcast_mul(&scale)?.broadcast_add(&self.bias.reshape(shape)?)?;
+        let y = match self.activation {
+            Some(function) => activation::tensor_ops(&y, function)?,
+            None => y,
+        };
+        Ok((y, mean.flatten_all()?.detach(), var.flatten_all()?.detach()))
+    }
+}
+
+fn missing() -> candle_core::Error {
+    candle_core::Error::Msg("batch_norm: statistics are taken in the forward pass".into()).bt()
+}
+
+/// Mean and biased variance per channel, and whether they depend on the input.
+#[derive(Debug)]
+struct Moments {
+    mean: Vec<f64>,
+    var: Vec<f64>,
+    of_batch: bool,
+}
+
+/// Arguments: x `[N, H, W, C]`, weight, bias.
+struct NormOp {
+    eps: f64,
+    activation: Option<Activation>,
+    /// Set by the forward pass unless given; the backward pass recomputes the rest from the input.
+    moments: Arc<OnceLock<Moments>>,
+}
+
+impl NormOp {
+    fn normaliser<T: Element>(&self, weight: &[T], bias: &[T]) -> CandleResult<Normaliser<T>> {
+        let Moments { mean, var, .. } = self.moments.get().ok_or_else(missing)?;
+        Ok(Normaliser::new(mean, var, self.eps, [weight, bias]))
+    }
+
+    fn forward<T: Element>(&self, x: &[T], weight: &[T], bias: &[T]) -> CandleResult<Vec<T>> {
+        self.moments.get_or_init(|| {
+            let (mean, var) = kernels::moments(x, weight.len());
+            Moments { mean, var, of_batch: true }
+        });
+        let normaliser = self.normaliser(weight, bias)?;
+        Ok(with_function!(self.activation, F => normaliser.forward::<F>(x)))
+    }
+
+    /// Gradients of x (if wanted), weight and bias.
+    fn backward<T: Element>(&self, args: [&Tensor; 3], dy: &Tensor) -> CandleResult<[Option<Tensor>; 3]> {
+        let of_batch = self.moments.get().ok_or_else(missing)?.of_batch;
+        let [for_x, for_weight, for_bias] = args.map(Tensor::track_op);
+        let (x, weight, bias) = (args[0].contiguous()?, args[1].contiguous()?, args[2].contiguous()?);
+        let normaliser = host::read2(&weight, &bias, |w, b| self.normaliser::<T>(w, b))??;
+        let (dx, dweight, dbias) = host::read2(&x, &dy.contiguous()?, |x, dy| {
+            with_function!(self.activation, F => {
+                let needs_sums = for_weight || for_bias || (for_x && of_batch);
+                let sums = needs_sums.then(|| normaliser.parameter_gradients::<F>(x, dy));
+                let through_moments = if of_batch { sums.as_ref() } else { None };
+                let dx = for_x.then(|| normaliser.input_gradient::<F>(x, dy, through_moments));
+                let narrow = |v: &[f64]| v.iter().map(|v| T::from_f64(*v)).collect::<Vec<T>>();
+                let dweight = sums.as_ref().filter(|_| for_weight).map(|s| narrow(&s.weight));
+                (dx, dweight, sums.as_ref().filter(|_| for_bias).map(|s| narrow(&s.bias)))
+            })
+        })?;
+        let wrap = |v: Option<Vec<T>>, like: &Tensor| v.map(|v| host::tensor(v, like.shape())).transpose();
+        Ok([wrap(dx, &x)?, wrap(dweight, &weight)?, wrap(dbias, &bias)?])
+    }
+}
+
+impl CustomOp3 for NormOp {
+    fn name(&self) -> &'static str {
+        "batch_norm"
+    }
+
+    fn cpu_fwd(
+        &self,
+        s1: &CpuStorage,
+        l1: &Layout,
+        s2: &CpuStorage,
+        l2: &Layout,
+        s3: &CpuStorage,
+        l3: &Layout,
+    ) -> CandleResult<(CpuStorage, Shape)> {
+        with_float!(host::dtype(s1), T => {
+            let y = self.forward::<T>(host::slice(s1, l1)?, host::slice(s2, l2)?, host::slice(s3, l3)?)?;
+            Ok((host::storage(y), l1.shape().clone()))
+        })
+    }
+
+    fn bwd(
+        &self,
+        x: &Tensor,
+        weight: &Tensor,
+        bias: &Tensor,
+        _: &Tensor,
+        dy: &Tensor,
+    ) -> CandleResult<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
+        let [dx, dweight, dbias] = with_float!(x.dtype(), T => self.backward::<T>([x, weight, bias], dy))?;
+        Ok((dx, dweight, dbias))
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,177 @@
+//! Operations that move values without computing: they need no kernels of their own.
+
+use candle_core::{DType, Tensor};
+
+use super::Backend;
+use crate::error::{Error, Result};
+use crate::rng::Rng;
+
+/// Keeps every `stride`-th row and column, from the first: `x[:, :, ::s, ::s]`.
+///
+/// # Errors
+/// [`Error::Shape`] if a stride is zero or `x` does not have rank 4.
+pub fn subsample(backend: Backend, x: &Tensor, stride: [usize; 2]) -> Result<Tensor> {
+    let dims = backend.dims("subsample", x)?;
+    if stride.contains(&0) {
+        return Err(Error::Shape(format!("subsample: expected strides of at least 1, got {stride:?}")));
+    }
+    let len = [dims.size[0].div_ceil(stride[0]), dims.size[1].div_ceil(stride[1])];
+    let slide = Slide { first_dim: backend.height_dim(), stride, len };
+    let mut views = shifted(x, slide, std::iter::once([0, 0]))?;
+    views.pop().ok_or_else(|| Error::Shape("subsample: nothing left".into()))
+}
+
+/// Adds `before` channels of zeros in front and `after` behind.
+///
+/// # Errors
+/// [`Error::Shape`] if `x` does not have rank 4.
+pub fn pad_channels(backend: Backend, x: &Tensor, before: usize, after: usize) -> Result<Tensor> {
+    backend.dims("pad_channels", x)?;
+    Ok(x.pad_with_zeros(backend.channel_dim(), before, after)?)
+}
+
+/// Joins activations along their channels.
+///
+/// # Errors
+/// [`Error::Shape`] if there are none or they differ in batch, height or width.
+pub fn concat(backend: Backend, xs: &[&Tensor]) -> Result<Tensor> {
+    let Some(first) = xs.first() else {
+        return Err(Error::Shape("concat: expected at least one input, got none".into()));
+    };
+    let expected = backend.dims("concat", first)?;
+    for x in xs {
+        let got = backend.dims("concat", x)?;
+        if (got.batch, got.size) != (expected.batch, expected.size) {
+            let (want, got) = (first.dims(), x.dims());
+            return Err(Error::Shape(format!("concat: expected {want:?} but for channels, got {got:?}")));
+        }
+    }
+    Ok(Tensor::cat(xs, backend.channel_dim())?)
+}
+
+/// One vector per image, in PyTorch's channel-major order.
+///
+/// # Shapes
+/// An activation to `[N, C·H·W]`.
+///
+/// # Errors
+/// [`Error::Shape`] if `x` does not have rank 4.
+pub fn flatten(backend: Backend, x: &Tensor) -> Result<Tensor> {
+    let dims = backend.dims("flatten", x)?;
+    let x = match backend {
+        Backend::Kernels if dims.size != [1, 1] => x.permute((0, 3, 1, 2))?,
+        _ => x.clone(),
+    };
+    Ok(x.flatten_from(1)?)
+}
+
+/// Zeroes each value with probability `p` and divides the rest by 1 − p; for training only.
+///
+/// # Errors
+/// [`Error::Config`] unless 0 ≤ p ≤ 1.
+pub fn dropout(x: &Tensor, p: f32, rng: &mut Rng) -> Result<Tensor> {
+    if !(0.0..=1.0).contains(&p) {
+        return Err(Error::Config(format!("dropout: expected a probability between 0 and 1, got {p}")));
+    }
+    if p == 0.0 {
+        return Ok(x.clone());
+    }
+    let kept = 1.0 / (1.0 - p);
+    let factors: Vec<f32> = (0..x.elem_count()).map(|_| if rng.uniform() < p { 0.0 } else { kept }).collect();
+    let factors = Tensor::from_vec(factors, x.shape(), x.device())?;
+    let factors = if x.dtype() == DType::F32 { factors } else { factors.to_dtype(x.dtype())? };
+    Ok((x * factors)?)
+}
+
+/// A strided walk over two neighbouring dimensions.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Slide {
+    /// The dimension of rows; columns are the next.
+    pub first_dim: usize,
+    pub stride: [usize; 2],
+    /// Rows and columns to take.
+    pub len: [usize; 2],
+}
+
+/// For each start, the elements `start + stride · i` of two dimensions, with gradient.
+pub(super) fn shifted(x: &Tensor, slide: Slide, starts: impl Iterator<Item = [usize; 2]>) -> Result<Vec<Tensor>> {
+    let Slide { first_dim, stride, len } = slide;
+    // Room for whole strides behind the last element; what lies there is never taken.
+    let x = x.pad_with_zeros(first_dim, 0, stride[0] - 1)?.pad_with_zeros(first_dim + 1, 0, stride[1] - 1)?;
+    starts
+        .map(|start| {
+            let rows = strided(&x, first_dim, [start[0], stride[0], len[0]])?;
+            strided(&rows, first_dim + 1, [start[1], stride[1], len[1]])
+        })
+        .collect()
+}
+
+fn strided(x: &Tensor, dim: usize, [start, stride, len]: [usize; 3]) -> Result<Tensor> {
+    let part = x.narrow(dim, start, len * stride)?;
+    if stride == 1 {
+        return Ok(part);
+    }
+    let mut dims = x.dims().to_vec();
+    dims.splice(dim..=dim, [len, stride]);
+    Ok(part.reshape(dims)?.narrow(dim + 1, 0, 1)?.squeeze(dim + 1)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use candle_core::{Device, Var};
+
+    use super::*;
+    use crate::nn::testing::{BACKENDS, Check, EXACT, assert_close, naive, on_both, random};
+
+    #[test]
+    fn gradients_match_central_differences() {
+        for backend in BACKENDS {
+            let x = backend.from_nchw(&random(&[2, 3, 5, 4], 1)).unwrap();
+            let z = backend.from_nchw(&random(&[2, 1, 5, 4], 2)).unwrap();
+            let check = Check::new(&format!("{backend:?}"));
+            for stride in [[1, 1], [2, 2], [3, 2]] {
+                check.gradients(&[x.clone()], |t| subsample(backend, &t[0], stride));
+            }
+            check.gradients(&[x.clone()], |t| pad_channels(backend, &t[0], 2, 1));
+            check.gradients(&[x.clone(), z], |t| concat(backend, &[&t[0], &t[1], &t[0]]));
+            check.gradients(&[x], |t| flatten(backend, &t[0]));
+        }
+    }
+
+    #[test]
+    fn both_layouts_hold_the_same_values() {
+        let x = random(&[2, 3, 5, 4], 3);
+        let values = naive::values(&x);
+        let sub = on_both(&x, |b, x| subsample(b, x, [2, 3]));
+        let expected = naive::build([2, 3, 3, 2], |[n, c, y, x]| values[((n * 3 + c) * 5 + y * 2) * 4 + x * 3]);
+        sub.iter().for_each(|y| assert_close("subsample", y, &expected, EXACT));
+        let padded = on_both(&x, |b, x| pad_channels(b, x, 1, 2));
+        assert_close("pad_channels", &padded[0], &padded[1], EXACT);
+        assert_eq!(padded[0].dims(), [2, 6, 5, 4]);
+        for backend in BACKENDS {
+            let y = flatten(backend, &backend.from_nchw(&x).unwrap()).unwrap();
+            assert_close("flatten", &y, &x.flatten_from(1).unwrap(), EXACT);
+        }
+    }
+
+    #[test]
+    fn dropout_keeps_the_mean_and_scales_the_gradient_alike() {
+        let x = Var::from_tensor(&Tensor::ones(20_000, DType::F32, &Device::Cpu).unwrap()).unwrap();
+        let y = dropout(&x, 0.25, &mut Rng::new(4)).unwrap();
+        let values = y.to_vec1::<f32>().unwrap();
+        let dropped = values.iter().filter(|v| **v == 0.0).count() as f32 / values.len() as f32;
+        assert!((dropped - 0.25).abs() < 0.02, "dropped {dropped}");
+        assert!(values.iter().all(|v| *v == 0.0 || (*v - 4.0 / 3.0).abs() < 1e-6));
+        assert_eq!(y.backward().unwrap().get(&x).unwrap().to_vec1::<f32>().unwrap(), values);
+        assert_eq!(dropout(&x, 1.0, &mut Rng::new(4)).unwrap().sum_all().unwrap().to_scalar::<f32>().unwrap(), 0.0);
+        assert!(matches!(dropout(&x, 1.5, &mut Rng::new(4)), Err(Error::Config(_))));
+    }
+
+    #[test]
+    fn misfits_are_refused() {
+        let (a, b) = (random(&[1, 2, 3, 3], 1), random(&[1, 2, 3, 4], 1));
+        assert!(matches!(concat(Backend::TensorOps, &[&a, &b]), Err(Error::Shape(_))));
+        assert!(matches!(concat(Backend::TensorOps, &[]), Err(Error::Shape(_))));
+        assert!(matches!(subsample(Backend::Kernels, &a, [0, 1]), Err(Error::Shape(_))));
+    }
+}

@@ -1,0 +1,83 @@
+//! What is worth keeping: a score for every entry of the channel mask.
+
+use serde::{Deserialize, Serialize};
+
+use crate::graph::{ChannelGroups, Graph};
+use crate::model::Params;
+use crate::{Error, Result};
+
+/// How channels are ranked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Criterion {
+    /// Empirical Fisher information of the mask, from labels sampled from the teacher.
+    #[default]
+    Fisher,
+    /// Norm of the producing weights, relative to their layer's mean.
+    Magnitude,
+}
+
+/// Running mean of squared mask gradients: I_c = E[(∂L/∂m_c)²].
+///
+/// # Source
+/// Theis et al. 2018, arXiv:1801.05787 (Fisher pruning); Molchanov et al. 2019, arXiv:1906.10771 (the same quantity
+/// as a first-order Taylor score at m = 1).
+#[derive(Debug, Clone, PartialEq)]
+pub struct Fisher {
+    sums: Vec<f64>,
+}
+
+impl Fisher {
+    /// No observations yet for `entries` mask entries.
+    pub fn new(entries: usize) -> Self {
+        Self { sums: vec![0.0; entries] }
+    }
+
+    /// Adds the mask gradient of one batch.
+    pub fn add(&mut self, gradient: &[f32]) {
+        for (sum, g) in self.sums.iter_mut().zip(gradient) {
+            *sum += f64::from(*g).powi(2);
+        }
+    }
+
+    /// The accumulated scores (a common factor does not matter to a ranking).
+    pub fn scores(&self) -> Vec<f64> {
+        self.sums.clone()
+    }
+}
+
+/// Mean absolute weight of each entry's producers, divided by the layer's mean so that layers compare.
+///
+/// # Source
+/// Li et al. 2017, arXiv:1608.08710 (L1 norm of filters); the division by the layer mean is ours, for a global ranking.
+///
+/// # Errors
+/// [`Error::Shape`] if a producer's weight is missing; [`Error::Tensor`] from the tensor library.
+pub fn magnitude(graph: &Graph, groups: &ChannelGroups, params: &Params) -> Result<Vec<f64>> {
+    let mut scores = vec![0.0; groups.len()];
+    for group in groups.prunable() {
+        for &producer in &group.producers {
+            let name = format!("{}.weight", graph.nodes()[producer].name);
+            let weight = params.get(&name).ok_or_else(|| Error::Shape(format!("parameter {name} is missing")))?;
+            let norms: Vec<f32> = weight.abs()?.flatten_from(1)?.mean(1)?.to_vec1()?;
+            let mean = norms.iter().sum::<f32>() / norms.len() as f32;
+            for (norm, &entry) in norms.iter().zip(groups.node_entries(producer)) {
+                if let Some(score) = scores.get_mut(entry as usize) {
+                    *score += f64::from(norm / mean.max(f32::MIN_POSITIVE));
+                }
+            }
+        }
+    }
+    Ok(scores)
+}
+
+/// Each score's percentile rank over all entries, in [0, 1]; ties go to the earlier entry.
+pub fn percentile_rank(scores: &[f64]) -> Vec<f32> {
+    let mut order: Vec<usize> = (0..scores.len()).collect();
+    order.sort_by(|&a, &b| scores[a].total_cmp(&scores[b]).then(b.cmp(&a)));
+    let mut rank = vec![0.0; scores.len()];
+    for (place, index) in order.into_iter().enumerate() {
+        rank[index] = place as f32 / scores.len().saturating_sub(1).max(1) as f32;
+    }
+    rank
+}

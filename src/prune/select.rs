@@ -1,0 +1,185 @@
+//! Choosing which channels stay: the best by score under a budget and per-layer limits.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use super::{Budget, Measure};
+use crate::graph::{ChannelGroups, Graph, Keep};
+use crate::{Error, Result};
+
+/// What every layer keeps whatever the budget says.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Limits {
+    /// Smallest fraction of a group's channels that stays, in [0, 1]; at least one channel always stays.
+    pub min_keep: f64,
+    /// Widths left are multiples of this where the group is wide enough.
+    pub round_to: usize,
+    /// Largest fraction removed from single layers, by the name of a group's first layer.
+    pub caps: BTreeMap<String, f64>,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { min_keep: 0.1, round_to: 1, caps: BTreeMap::new() }
+    }
+}
+
+impl Limits {
+    /// # Errors
+    /// [`Error::Config`] naming the value that is out of range.
+    pub fn validate(&self) -> Result<()> {
+        if !(0.0..=1.0).contains(&self.min_keep) {
+            return Err(Error::Config(format!("min_keep: expected a fraction in [0, 1], got {}", self.min_keep)));
+        }
+        if self.round_to == 0 {
+            return Err(Error::Config("round_to: expected at least 1, got 0".into()));
+        }
+        match self.caps.iter().find(|(_, cap)| !(0.0..=1.0).contains(*cap)) {
+            Some((name, cap)) => Err(Error::Config(format!("cap {name}: expected a fraction in [0, 1], got {cap}"))),
+            None => Ok(()),
+        }
+    }
+}
+
+/// Picks the channels that stay; the projection onto the budget that ADMM and one-shot pruning share.
+#[derive(Debug)]
+pub struct Selector<'a> {
+    graph: &'a Graph,
+    groups: &'a ChannelGroups,
+    budget: Budget,
+    round_to: usize,
+    /// For each prunable group the number of entries that always stay.
+    floors: Vec<usize>,
+    /// For each entry what removing it saves of the budget's measure, in units of the mean.
+    savings: Vec<f64>,
+    full: u64,
+}
+
+impl<'a> Selector<'a> {
+    /// A selector for `budget` under `limits`.
+    ///
+    /// # Errors
+    /// [`Error::Config`] if a limit is out of range, a cap names no prunable layer, or the budget cannot be met even
+    /// with every layer at its limit (the message says how far it can go).
+    pub fn new(graph: &'a Graph, groups: &'a ChannelGroups, budget: Budget, limits: &Limits) -> Result<Self> {
+        limits.validate()?;
+        if let Some(name) = limits.caps.keys().find(|name| groups.prunable().all(|g| g.name != **name)) {
+            let known: Vec<&str> = groups.prunable().map(|g| g.name.as_str()).collect();
+            return Err(Error::Config(format!(
+                "cap {name}: no prunable layer of this name; there are {}",
+                known.join(", ")
+            )));
+        }
+        let floors = groups
+            .prunable()
+            .map(|g| {
+                let cap = 1.0 - limits.caps.get(&g.name).copied().unwrap_or(1.0);
+                let floor = (g.width as f64 * limits.min_keep.max(cap) - 1e-9).ceil() as usize;
+                (floor.max(1).div_ceil(limits.round_to) * limits.round_to).min(g.width)
+            })
+            .collect();
+        let all = vec![true; groups.len()];
+        let full = budget.measure.of(graph, groups, &all)?;
+        let savings = savings(graph, groups, budget.measure, full)?;
+        let selector = Self { graph, groups, budget, round_to: limits.round_to, floors, savings, full };
+        let least = selector.measure(&selector.keep_above(&vec![0.0; groups.len()], usize::MAX))?;
+        let limit = budget.limit(full, 1.0);
+        if least > limit {
+            return Err(Error::Config(format!(
+                "budget {budget}: at most {limit} of {full} {} may be left, but the layers' limits (min_keep, caps, \
+                 round_to, scope) leave at least {least}",
+                budget.measure.name()
+            )));
+        }
+        Ok(selector)
+    }
+
+    /// The budget's measure of the network with only `keep` left.
+    pub fn measure(&self, keep: &Keep) -> Result<u64> {
+        self.budget.measure.of(self.graph, self.groups, keep)
+    }
+
+    /// The budget's measure of the whole network.
+    pub fn full(&self) -> u64 {
+        self.full
+    }
+
+    /// The entries that stay: the best by score per unit of cost, as many as the budget allows when `progress`
+    /// (0 to 1) of the way has been gone. Ties go to the earlier entry.
+    ///
+    /// # Errors
+    /// [`Error::Numeric`] if a score is not finite; [`Error::Shape`] if there are not as many scores as entries.
+    pub fn select(&self, scores: &[f32], progress: f64) -> Result<Vec<bool>> {
+        if scores.len() != self.groups.len() {
+            return Err(Error::Shape(format!("select: expected {} scores, got {}", self.groups.len(), scores.len())));
+        }
+        if scores.iter().any(|s| !s.is_finite()) {
+            return Err(Error::Numeric("select: a channel's score is not finite".into()));
+        }
+        let limit = self.budget.limit(self.full, progress);
+        // The measure falls with every channel removed, so the smallest sufficient number is found by bisection.
+        let (mut low, mut high) = (0, self.groups.len());
+        while low < high {
+            let middle = (low + high) / 2;
+            if self.measure(&self.keep_above(scores, middle))? <= limit {
+                high = middle;
+            } else {
+                low = middle + 1;
+            }
+        }
+        Ok(self.keep_above(scores, low))
+    }
+
+    /// Removes the `count` lowest removable entries, then widens each layer's removal to a multiple of `round_to`.
+    fn keep_above(&self, scores: &[f32], count: usize) -> Vec<bool> {
+        let mut keep = vec![true; self.groups.len()];
+        let mut removable: Vec<usize> = Vec::new();
+        for (group, &floor) in self.groups.prunable().zip(&self.floors) {
+            let ranked = ranked_best_first(group.entries.clone(), |e| f64::from(scores[e]));
+            removable.extend(ranked.into_iter().skip(floor));
+        }
+        // Shifted so that every score is positive: dividing by the saving then ranks cheap channels to stay longer.
+        let lowest = scores.iter().copied().fold(f32::INFINITY, f32::min);
+        let ranked = ranked_best_first(removable, |e| (f64::from(scores[e] - lowest) + 1e-6) / self.savings[e]);
+        for &entry in ranked.iter().rev().take(count) {
+            keep[entry] = false;
+        }
+        if self.round_to > 1 {
+            for (group, &floor) in self.groups.prunable().zip(&self.floors) {
+                let kept = keep[group.entries.clone()].iter().filter(|k| **k).count();
+                if kept < group.width {
+                    let rounded = (kept / self.round_to * self.round_to).max(floor);
+                    let ranked = ranked_best_first(group.entries.clone(), |e| f64::from(scores[e]));
+                    for entry in ranked.into_iter().skip(rounded) {
+                        keep[entry] = false;
+                    }
+                }
+            }
+        }
+        keep
+    }
+}
+
+fn ranked_best_first(entries: impl IntoIterator<Item = usize>, score: impl Fn(usize) -> f64) -> Vec<usize> {
+    let mut ranked: Vec<(usize, f64)> = entries.into_iter().map(|e| (e, score(e))).collect();
+    ranked.sort_by(|a, b| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0)));
+    ranked.into_iter().map(|(e, _)| e).collect()
+}
+
+/// What removing one entry of each group saves, relative to the mean over entries.
+fn savings(graph: &Graph, groups: &ChannelGroups, measure: Measure, full: u64) -> Result<Vec<f64>> {
+    let mut savings = vec![1.0; groups.len()];
+    for group in groups.prunable() {
+        if group.width < 2 {
+            continue;
+        }
+        let mut keep = vec![true; groups.len()];
+        keep[group.entries.start] = false;
+        let saved = full - measure.of(graph, groups, &keep)?;
+        savings[group.entries.clone()].fill(saved as f64);
+    }
+    let mean = savings.iter().sum::<f64>() / savings.len().max(1) as f64;
+    // A channel that saves nothing (a linear neuron under a channel budget) is never worth removing.
+    Ok(savings.into_iter().map(|s| (s / mean.max(f64::MIN_POSITIVE)).max(1e-9)).collect())
+}
