@@ -5,7 +5,7 @@
 use candle_core::{CpuStorage, CustomOp1, Layout, Result as CandleResult, Shape, Tensor};
 
 use super::Backend;
-use super::host::{self, fill_rows, with_float};
+use super::host::{self, build_rows, with_float};
 use super::simd::{Element, simd_fn};
 use crate::error::Result;
 use crate::graph::Activation;
@@ -195,20 +195,16 @@ struct ActivationOp(Activation);
 
 impl ActivationOp {
     fn forward<T: Element>(&self, x: &[T]) -> Vec<T> {
-        let mut y = vec![T::ZERO; x.len()];
-        fill_rows(&mut y, 1, BLOCK, |at, y| {
+        build_rows(x.len(), 1, BLOCK, |at, y| {
             with_function!(Some(self.0), F => value::<T, F>(&x[at..at + y.len()], y));
-        });
-        y
+        })
     }
 
     fn backward<T: Element>(&self, x: &[T], dy: &[T]) -> Vec<T> {
-        let mut dx = vec![T::ZERO; x.len()];
-        fill_rows(&mut dx, 1, BLOCK, |at, dx| {
+        build_rows(x.len(), 1, BLOCK, |at, dx| {
             let range = at..at + dx.len();
             with_function!(Some(self.0), F => slope::<T, F>(&x[range.clone()], &dy[range], dx));
-        });
-        dx
+        })
     }
 }
 

@@ -222,3 +222,6 @@ impl CustomOp3 for ConvOp {
 
 #[cfg(test)]
 mod tests;
+
+#[cfg(test)]
+mod timing;

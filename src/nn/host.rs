@@ -3,6 +3,7 @@
 //! Work is cut by index alone and partial sums are added in index order: results depend on the number of
 //! threads, never on which thread was faster.
 
+use std::mem::MaybeUninit;
 use std::ops::Range;
 
 use candle_core::backend::BackendStorage;
@@ -88,11 +89,28 @@ pub(super) fn partials<A: Send>(len: usize, f: impl Fn(Range<usize>) -> A + Send
     split(len, threads()).into_par_iter().map(f).collect()
 }
 
-/// Lets threads fill disjoint bands of whole rows of `out`; `f` gets the first row's index and the band.
+/// A new vector of `len` elements whose disjoint bands of whole rows threads fill; `f` gets the first row's index
+/// and the band, zeroed.
 ///
-/// `rows` is the band height; each row has `width` elements.
-pub(super) fn fill_rows<T: Send>(out: &mut [T], width: usize, rows: usize, f: impl Fn(usize, &mut [T]) + Sync) {
-    out.par_chunks_mut((width * rows).max(1)).enumerate().for_each(|(i, band)| f(i * rows, band));
+/// `rows` is the band height; each row has `width` elements. Each band is zeroed by the thread that fills it, while
+/// it is in that thread's cache: zeroing all of a large vector beforehand would cost a pass through memory.
+pub(super) fn build_rows<T: Element>(
+    len: usize,
+    width: usize,
+    rows: usize,
+    f: impl Fn(usize, &mut [T]) + Sync,
+) -> Vec<T> {
+    let mut out = Vec::with_capacity(len);
+    let spare = &mut out.spare_capacity_mut()[..len];
+    spare.par_chunks_mut((width * rows).max(1)).enumerate().for_each(|(i, band)| {
+        band.fill(MaybeUninit::new(T::ZERO));
+        // SAFETY: the line above has initialised every element, and `MaybeUninit<T>` has the layout of `T`.
+        let band = unsafe { &mut *(std::ptr::from_mut(band) as *mut [T]) };
+        f(i * rows, band);
+    });
+    // SAFETY: the bands cover the first `len` elements, and each has been initialised.
+    unsafe { out.set_len(len) };
+    out
 }
 
 /// Band height that gives every thread a few bands of `rows` rows: enough to balance, few enough to be cheap.

@@ -12,6 +12,8 @@ mod conv;
 mod gemm;
 mod host;
 mod norm;
+#[cfg(test)]
+mod parity;
 mod pool;
 mod reshape;
 mod scale;

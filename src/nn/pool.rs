@@ -4,7 +4,7 @@ use candle_core::{CpuStorage, CustomOp1, Layout, Result as CandleResult, Shape, 
 
 use super::Backend;
 use super::backend::Dims;
-use super::host::{self, fill_rows, with_float};
+use super::host::{self, build_rows, with_float};
 use super::reshape::{Slide, shifted};
 use super::simd::{Element, simd_fn};
 use crate::error::{Error, Result};
@@ -141,29 +141,25 @@ impl PoolOp {
     fn forward<T: Element>(&self, x: &[T]) -> Vec<T> {
         let Map { batch, channels, input, output, .. } = self.map;
         let image = input[0] * input[1] * channels;
-        let mut y = vec![T::ZERO; batch * output[0] * output[1] * channels];
-        fill_rows(&mut y, output[1] * channels, 1, |line, y| {
+        build_rows(batch * output[0] * output[1] * channels, output[1] * channels, 1, |line, y| {
             let x = &x[line / output[0] * image..][..image];
             match self.kind {
                 Kind::Max => max_line(&self.map, line % output[0], x, y),
                 Kind::Average => average_line(&self.map, line % output[0], x, y),
             }
-        });
-        y
+        })
     }
 
     fn backward<T: Element>(&self, x: &[T], y: &[T], dy: &[T]) -> Vec<T> {
         let Map { batch, channels, input, output, .. } = self.map;
         let (image, out) = (input[0] * input[1] * channels, output[0] * output[1] * channels);
-        let mut dx = vec![T::ZERO; batch * image];
-        fill_rows(&mut dx, image, 1, |n, dx| match self.kind {
+        build_rows(batch * image, image, 1, |n, dx| match self.kind {
             Kind::Max => {
                 let (x, y) = (&x[n * image..][..image], &y[n * out..][..out]);
                 spread_max(&self.map, [x, y, &dy[n * out..][..out]], dx);
             }
             Kind::Average => spread_average(&self.map, &dy[n * out..][..out], dx),
-        });
-        dx
+        })
     }
 }
 
@@ -278,8 +274,8 @@ mod tests {
             for (channels, [h, w], pool) in cases() {
                 let x = backend.from_nchw(&random(&[2, channels, h, w], 7)).unwrap();
                 let check = Check::new(&format!("{backend:?} {pool:?}"));
-                check.gradients(&[x.clone()], |t| max_pool2d(backend, &t[0], &pool));
-                check.gradients(&[x.clone()], |t| avg_pool2d(backend, &t[0], &pool));
+                check.gradients(std::slice::from_ref(&x), |t| max_pool2d(backend, &t[0], &pool));
+                check.gradients(std::slice::from_ref(&x), |t| avg_pool2d(backend, &t[0], &pool));
                 check.gradients(&[x], |t| global_avg_pool(backend, &t[0]));
             }
         }

@@ -5,7 +5,7 @@ use rayon::prelude::*;
 
 use super::Backend;
 use super::backend::{Dims, expect_shape};
-use super::host::{self, fill_rows, partials, with_float};
+use super::host::{self, build_rows, partials, with_float};
 use super::simd::{Element, simd_fn};
 use crate::error::Result;
 
@@ -59,12 +59,10 @@ impl ScaleOp {
 
     fn forward<T: Element>(&self, x: &[T], gate: &[T]) -> Vec<T> {
         let (share, channels) = (x.len() / self.gates, self.channels);
-        let mut y = vec![T::ZERO; x.len()];
         let rows = if self.gates == 1 { self.block() } else { share };
-        fill_rows(&mut y, 1, rows, |at, y| {
+        build_rows(x.len(), 1, rows, |at, y| {
             times(&x[at..at + y.len()], &gate[at / share * channels..][..channels], y);
-        });
-        y
+        })
     }
 
     /// The gradient of the gate: the sum of x·dy over the rows of each.

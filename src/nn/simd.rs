@@ -1,7 +1,7 @@
 //! Element types and run-time choice of the vector instruction set.
 //!
 //! Kernel bodies are plain loops marked `#[inline(always)]`. [`simd_fn`] compiles each twice on x86-64, once for
-//! AVX2 with FMA, and picks at run time, so that one binary runs on the baseline and is fast on the rest. On
+//! AVX2 with FMA, and chooses at run time, so that one binary runs on the baseline and is fast on the rest. On
 //! AArch64 vectors and FMA belong to the baseline.
 
 use candle_core::WithDType;

@@ -12,7 +12,7 @@ use rayon::prelude::*;
 use super::Geometry;
 use super::window::{Channels, Window};
 use crate::nn::gemm::{Mat, MatMut, add_product};
-use crate::nn::host::{add_up, band, fill_rows, partials, threads};
+use crate::nn::host::{add_up, band, build_rows, partials, threads};
 use crate::nn::simd::Element;
 
 /// Bytes of gathered rows that fit the second-level cache beside the product's own packing buffers.
@@ -102,14 +102,12 @@ pub(super) fn forward<T: Element>(g: &Geometry, x: &[T], weight: &[T], bias: Opt
         let filters = &packed[group * g.group_out() * filter..(group + 1) * g.group_out() * filter];
         Mat::rows(filters, [g.group_out(), filter], filter).t()
     };
-    let mut y = vec![T::ZERO; g.out_rows() * g.out_channels];
     let product = Product { window: &window, source: x, channels: g.in_channels, groups: g.conv.groups };
-    product.fill(&mut y, g.out_channels, multiplier, |y| {
+    product.build(g.out_rows() * g.out_channels, g.out_channels, multiplier, |y| {
         if let Some(bias) = bias {
             y.chunks_exact_mut(bias.len()).for_each(|row| row.copy_from_slice(bias));
         }
-    });
-    y
+    })
 }
 
 /// dx = gathered dy · packed weight, class by class of the stride.
@@ -120,14 +118,13 @@ pub(super) fn input_gradient<T: Element>(g: &Geometry, weight: &[T], dy: &[T]) -
         .map(|class| Class::new(g, class, &packed))
         .filter(|class| class.window.rows() > 0 && !class.window.taps.is_empty())
         .collect();
-    let mut dx = vec![T::ZERO; g.batch * g.input[0] * g.input[1] * g.in_channels];
+    let len = g.batch * g.input[0] * g.input[1] * g.in_channels;
     if let ([class], [1, 1]) = (classes.as_slice(), g.conv.stride) {
         let product = Product { window: &class.window, source: dy, channels: g.out_channels, groups: g.conv.groups };
-        product.fill(&mut dx, g.in_channels, |group| class.multiplier(g, group), |_| ());
-        return dx;
+        return product.build(len, g.in_channels, |group| class.multiplier(g, group), |_| ());
     }
     let parallelism = if g.batch >= threads() { Parallelism::None } else { Parallelism::Rayon(threads()) };
-    fill_rows(&mut dx, g.input[0] * g.input[1] * g.in_channels, 1, |image, dx| {
+    build_rows(len, g.input[0] * g.input[1] * g.in_channels, 1, |image, dx| {
         let mut scratch = Vec::new();
         for class in &classes {
             let rows = class.window.rows();
@@ -143,8 +140,7 @@ pub(super) fn input_gradient<T: Element>(g: &Geometry, weight: &[T], dy: &[T]) -
                 class.scatter(g, block.start - image * rows, &scratch, dx);
             }
         }
-    });
-    dx
+    })
 }
 
 /// dweight = dyᵀ · gathered x.
@@ -188,21 +184,21 @@ struct Product<'a, T> {
 }
 
 impl<T: Element> Product<'_, T> {
-    /// Adds the product to `out` (rows of `width`), each band of it after `start` has prepared it.
-    fn fill<'m>(
+    /// `len` values in rows of `width`: what `start` makes of zeros, plus the product.
+    fn build<'m>(
         &self,
-        out: &mut [T],
+        len: usize,
         width: usize,
         multiplier: impl Fn(usize) -> Mat<'m, T> + Sync,
         start: impl Fn(&mut [T]) + Sync,
-    ) {
-        let rows = out.len() / width;
+    ) -> Vec<T> {
+        let rows = len / width;
         let (height, parallelism) = if rows >= LEAST_ROWS * threads() {
             (band(rows).max(LEAST_ROWS), Parallelism::None)
         } else {
             (rows.max(1), Parallelism::Rayon(threads()))
         };
-        fill_rows(out, width, height, |first, out| {
+        build_rows(len, width, height, |first, out| {
             start(out);
             let mut gatherer = Gatherer::new(self.window, self.source, self.channels, self.groups);
             for block in gatherer.blocks(first..first + out.len() / width) {
@@ -213,7 +209,7 @@ impl<T: Element> Product<'_, T> {
                     add_product(dst, gatherer.rows(group, block.clone()), multiplier(group), parallelism);
                 }
             }
-        });
+        })
     }
 }
 

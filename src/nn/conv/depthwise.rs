@@ -2,7 +2,7 @@
 
 use super::Geometry;
 use super::window::Window;
-use crate::nn::host::{add_up, fill_rows, partials};
+use crate::nn::host::{add_up, build_rows, partials};
 use crate::nn::simd::{Element, simd_fn};
 
 /// Channels whose sums stay in registers together.
@@ -18,13 +18,11 @@ pub(super) fn forward<T: Element>(g: &Geometry, x: &[T], weight: &[T], bias: Opt
     let weight = by_tap(weight, [g.in_channels, g.taps()]);
     let (window, [height, width]) = (Window::forward(g), g.output);
     let image = g.input[0] * g.input[1] * g.in_channels;
-    let mut y = vec![T::ZERO; g.out_rows() * g.out_channels];
-    fill_rows(&mut y, width * g.out_channels, 1, |line, y| {
+    build_rows(g.out_rows() * g.out_channels, width * g.out_channels, 1, |line, y| {
         let x = &x[line / height * image..][..image];
         let job = Line { window: &window, x, weight: &weight, bias, row: line % height, first: 0, step: 1 };
         convolve(&job, g.in_channels, y);
-    });
-    y
+    })
 }
 
 /// dx: the same sum over the taps that reach each remainder class of the stride.
@@ -33,8 +31,7 @@ pub(super) fn input_gradient<T: Element>(g: &Geometry, weight: &[T], dy: &[T]) -
     let [sy, sx] = g.conv.stride;
     let windows: Vec<Window> = (0..sy * sx).map(|class| Window::backward(g, [class / sx, class % sx])).collect();
     let image = g.output[0] * g.output[1] * g.out_channels;
-    let mut dx = vec![T::ZERO; g.batch * g.input[0] * g.input[1] * g.in_channels];
-    fill_rows(&mut dx, g.input[1] * g.in_channels, 1, |line, dx| {
+    build_rows(g.batch * g.input[0] * g.input[1] * g.in_channels, g.input[1] * g.in_channels, 1, |line, dx| {
         let (n, y) = (line / g.input[0], line % g.input[0]);
         for first in 0..sx {
             let window = &windows[y % sy * sx + first];
@@ -42,8 +39,7 @@ pub(super) fn input_gradient<T: Element>(g: &Geometry, weight: &[T], dy: &[T]) -
             let job = Line { window, x, weight: &weight, bias: None, row: y / sy, first, step: sx };
             convolve(&job, g.in_channels, dx);
         }
-    });
-    dx
+    })
 }
 
 /// dweight: partial sums of lines of the output, one per thread.
@@ -163,9 +159,6 @@ fn lanes<T: Element, const N: usize, const FMA: bool>(
     out[at..at + N].copy_from_slice(&sums);
 }
 
-/// Taps whose sums stay in registers together.
-const TAPS: usize = 5;
-
 /// Adds one output line's share of the weight gradient to `sum` `[taps, C]`.
 #[inline(always)]
 fn correlate_body<T: Element, const FMA: bool>(
@@ -175,81 +168,20 @@ fn correlate_body<T: Element, const FMA: bool>(
     channels: usize,
     sum: &mut [T],
 ) {
-    let [height, width] = window.source.map(|v| v as isize);
-    let mut reaches: Vec<Reach> = Vec::with_capacity(window.taps.len());
+    let [height, width] = window.source;
     for tap in &window.taps {
         let y = (row * window.stride[0]) as isize + tap.offset[0];
-        if y >= 0 && y < height {
-            let source = (y * width + tap.offset[1]) * channels as isize;
-            reaches.push(Reach { source, weight: tap.index * channels, dx: tap.offset[1] });
+        if y < 0 || y >= height as isize {
+            continue;
         }
-    }
-    let step = window.stride[1] * channels;
-    let data = Correlation { window, x, dy, channels, step };
-    for taps in reaches.chunks(TAPS) {
-        match taps.len() {
-            1 => data.add::<1, FMA>(taps, sum),
-            2 => data.add::<2, FMA>(taps, sum),
-            3 => data.add::<3, FMA>(taps, sum),
-            4 => data.add::<4, FMA>(taps, sum),
-            _ => data.add::<TAPS, FMA>(taps, sum),
-        }
-    }
-}
-
-struct Correlation<'a, T> {
-    window: &'a Window,
-    x: &'a [T],
-    dy: &'a [T],
-    channels: usize,
-    step: usize,
-}
-
-impl<T: Element> Correlation<'_, T> {
-    /// Sums over the line for `G` taps.
-    #[inline(always)]
-    fn add<const G: usize, const FMA: bool>(&self, taps: &[Reach], sum: &mut [T]) {
-        let mut at = 0;
-        while at + LANES <= self.channels {
-            self.lanes::<G, LANES, FMA>(taps, at, sum);
-            at += LANES;
-        }
-        while at + 4 <= self.channels {
-            self.lanes::<G, 4, FMA>(taps, at, sum);
-            at += 4;
-        }
-        while at < self.channels {
-            self.lanes::<G, 1, FMA>(taps, at, sum);
-            at += 1;
-        }
-    }
-
-    #[inline(always)]
-    fn lanes<const G: usize, const N: usize, const FMA: bool>(&self, taps: &[Reach], at: usize, sum: &mut [T]) {
-        let mut sums = [[T::ZERO; N]; G];
-        let spans: [_; G] = std::array::from_fn(|t| self.window.inside(1, taps[t].dx));
-        let begin = spans.iter().map(|s| s.start).max().unwrap_or(0);
-        let end = spans.iter().map(|s| s.end).min().unwrap_or(0).max(begin);
-        for column in begin..end {
-            let dy = &self.dy[column * self.channels + at..][..N];
-            for t in 0..G {
-                let x = &self.x[(taps[t].source + (column * self.step + at) as isize) as usize..][..N];
-                for i in 0..N {
-                    sums[t][i] = x[i].fma::<FMA>(dy[i], sums[t][i]);
-                }
-            }
-        }
-        for t in 0..G {
-            let edges = (spans[t].start..begin.min(spans[t].end)).chain(end.max(spans[t].start)..spans[t].end);
-            for column in edges {
-                let dy = &self.dy[column * self.channels + at..][..N];
-                let x = &self.x[(taps[t].source + (column * self.step + at) as isize) as usize..][..N];
-                for i in 0..N {
-                    sums[t][i] = x[i].fma::<FMA>(dy[i], sums[t][i]);
-                }
-            }
-            for (sum, s) in sum[taps[t].weight + at..][..N].iter_mut().zip(&sums[t]) {
-                *sum += *s;
+        let line = &x[y as usize * width * channels..][..width * channels];
+        let sum = &mut sum[tap.index * channels..][..channels];
+        for column in window.inside(1, tap.offset[1]) {
+            let at = (column * window.stride[1]) as isize + tap.offset[1];
+            let x = &line[at as usize * channels..][..channels];
+            let dy = &dy[column * channels..][..channels];
+            for ((sum, x), dy) in sum.iter_mut().zip(x).zip(dy) {
+                *sum = x.fma::<FMA>(*dy, *sum);
             }
         }
     }

@@ -1,4 +1,4 @@
-use candle_core::{DType, Device};
+use candle_core::{DType, Device, Var};
 
 use super::*;
 use crate::graph::Padding;
@@ -126,8 +126,6 @@ fn large_single_precision_convolutions_match_tensor_ops() {
         }
     }
 }
-
-use candle_core::Var;
 
 #[test]
 fn frozen_arguments_get_no_gradient() {

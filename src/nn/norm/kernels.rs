@@ -5,7 +5,7 @@
 //! combined in f64 in block order.
 
 use crate::nn::activation::Function;
-use crate::nn::host::{fill_rows, partials};
+use crate::nn::host::{build_rows, partials};
 use crate::nn::simd::{Element, simd_fn};
 
 /// Elements per block: a block of input and gradient stays in the second-level cache between two passes.
@@ -141,9 +141,7 @@ impl<T: Element> Normaliser<T> {
     }
 
     pub fn forward<F: Function>(&self, x: &[T]) -> Vec<T> {
-        let mut y = vec![T::ZERO; x.len()];
-        fill_rows(&mut y, 1, self.block, |at, y| normalise::<T, F>(&x[at..at + y.len()], self, y));
-        y
+        build_rows(x.len(), 1, self.block, |at, y| normalise::<T, F>(&x[at..at + y.len()], self, y))
     }
 
     pub fn parameter_gradients<F: Function>(&self, x: &[T], dy: &[T]) -> ParameterGradients {
@@ -185,12 +183,10 @@ impl<T: Element> Normaliser<T> {
             offset: coefficient(sums.map(|s| &s.bias), &scale),
             slope: coefficient(sums.map(|s| &s.weight), &|c| scale(c) * self.rstd[c].to_f64()),
         };
-        let mut dx = vec![T::ZERO; x.len()];
-        fill_rows(&mut dx, 1, self.block, |at, dx| {
+        build_rows(x.len(), 1, self.block, |at, dx| {
             let range = at..at + dx.len();
             input::<T, F>([&x[range.clone()], &dy[range]], self, &terms, dx);
-        });
-        dx
+        })
     }
 }
 

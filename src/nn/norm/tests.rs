@@ -1,5 +1,7 @@
 use candle_core::{DType, Device, Var};
 
+use rayon::prelude::*;
+
 use super::*;
 use crate::nn::testing::{
     ALL_ACTIVATIONS, BACKENDS, Check, F32_TOLERANCE, F64_TOLERANCE, assert_close, check_frozen, naive, on_both, random,
@@ -144,4 +146,41 @@ fn parameters_of_another_width_are_refused() {
     assert!(message.contains("weight") && message.contains("[4]"), "{message}");
     let wrong = batch_norm_eval(Backend::Kernels, &x, norm(&three, &three, None), &three, &four);
     assert!(wrong.is_err());
+}
+
+#[test]
+#[ignore = "prints timings"]
+fn normalisation_beside_a_copy() {
+    let (rows, channels) = (16 * 112 * 112, 96);
+    let x: Vec<f32> = naive::values(&random(&[rows, channels], 1)).into_iter().map(|v| v as f32).collect();
+    let (dy, weight, bias) = (x.clone(), vec![1f32; channels], vec![0.5f32; channels]);
+    let gib = (4 * x.len()) as f64 / f64::from(1 << 30);
+    let report = |name: &str, streams: f64, f: &dyn Fn()| {
+        f();
+        let seconds = (0..5).map(|_| {
+            let start = std::time::Instant::now();
+            f();
+            start.elapsed().as_secs_f64()
+        });
+        let least = seconds.fold(f64::INFINITY, f64::min);
+        println!("{name:<24}{:>8.1} ms{:>8.1} GiB/s", least * 1e3, streams * gib / least);
+    };
+    let reused = std::cell::RefCell::new(x.clone());
+    report("copy, warm target", 2.0, &|| {
+        reused.borrow_mut().par_chunks_mut(1 << 15).zip(x.par_chunks(1 << 15)).for_each(|(y, x)| y.copy_from_slice(x));
+    });
+    let copy = || host::build_rows(x.len(), 1, 1 << 15, |at, y: &mut [f32]| y.copy_from_slice(&x[at..at + y.len()]));
+    report("copy, fresh target", 2.0, &|| drop(copy()));
+    report("moments", 1.0, &|| drop(kernels::moments(&x, channels)));
+    let (mean, var) = kernels::moments(&x, channels);
+    let normaliser = Normaliser::new(&mean, &var, EPS, [&weight, &bias]);
+    for function in [None, Some(Activation::Relu6), Some(Activation::Silu)] {
+        println!("{function:?}");
+        with_function!(function, F => {
+            report("forward", 2.0, &|| drop(normaliser.forward::<F>(&x)));
+            report("parameter gradients", 2.0, &|| drop(normaliser.parameter_gradients::<F>(&x, &dy)));
+            let sums = normaliser.parameter_gradients::<F>(&x, &dy);
+            report("input gradient", 3.0, &|| drop(normaliser.input_gradient::<F>(&x, &dy, Some(&sums))));
+        });
+    }
 }
