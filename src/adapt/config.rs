@@ -143,7 +143,7 @@ impl AdaptConfig {
                 admm: AdmmConfig::default(),
                 use_admm: true,
                 soft: SoftMask::default(),
-                soft_min: 0.0,
+                soft_min: 0.5,
                 probe_lr: 0.1,
                 probe_every: 2,
                 probe_weight: 1.0,

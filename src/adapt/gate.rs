@@ -80,9 +80,9 @@ pub fn judge(config: &GateConfig, expect: Expect, candidate: &Tensor, reference:
     let agreement = loss::agreement(candidate, reference)?;
     let (new, old) = (Signals::of(candidate)?, Signals::of(reference)?);
     let mut reasons = Vec::new();
-    // Written so that a NaN refuses.
     let mut demand = |what: &str, got: f64, least: f64| {
-        if !(got >= least) {
+        // A NaN on either side refuses too.
+        if got.is_nan() || least.is_nan() || got < least {
             reasons.push(format!("{what} is {got:.3}, expected at least {least:.3}"));
         }
     };
