@@ -110,7 +110,7 @@ mod tests {
     use super::*;
 
     fn logits(rows: &[[f32; 3]]) -> Tensor {
-        Tensor::new(rows, &Device::Cpu).unwrap()
+        Tensor::from_vec(rows.concat(), (rows.len(), 3), &Device::Cpu).unwrap()
     }
 
     fn sure() -> Tensor {

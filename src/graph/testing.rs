@@ -1,5 +1,6 @@
-//! Tiny random graphs for property tests: residual additions, concatenation, depthwise and grouped convolutions,
-//! gates, padded shortcuts, flattening of maps larger than 1×1.
+//! Tiny random graphs for property tests: residual additions (after and before activation), concatenation, depthwise
+//! and grouped convolutions, gates, padded shortcuts, convolutions without batch norm, flattening of maps larger than
+//! 1×1.
 
 use super::{Activation, Conv2d, Graph, GraphBuilder, NodeId, Op, Padding, Pool2d};
 use crate::rng::Rng;
@@ -28,7 +29,7 @@ pub(crate) fn random_graph(seed: u64) -> Graph {
 
 fn block(b: &mut GraphBuilder, name: &str, x: NodeId, rng: &mut Rng) -> NodeId {
     let width = b.channels(x);
-    match rng.below(8) {
+    match rng.below(14) {
         0 => {
             let y = conv_bn_act(b, &format!("{name}.a"), Conv2d::new(2 + rng.below(5), 3).padding(1), x, rng);
             let y = b.conv(&format!("{name}.b"), Conv2d::new(width, 1), y);
@@ -68,11 +69,47 @@ fn block(b: &mut GraphBuilder, name: &str, x: NodeId, rng: &mut Rng) -> NodeId {
             let y = b.conv(&format!("{name}.conv"), conv, x);
             b.activation(&format!("{name}.silu"), Activation::Silu, y)
         }
+        7 => {
+            // A biased depthwise convolution revives masked channels unless it is masked itself.
+            let conv = Conv2d::new(width, 3).padding(1).groups(width).with_bias();
+            let y = b.conv(&format!("{name}.dw"), conv, x);
+            b.activation(&format!("{name}.relu6"), Activation::Relu6, y)
+        }
+        8 => {
+            let y = pre_activation(b, &format!("{name}.a"), Conv2d::new(2 + rng.below(4), 3).padding(1), x);
+            let y = pre_activation(b, &format!("{name}.b"), Conv2d::new(width, 1), y);
+            b.node(&format!("{name}.add"), Op::Add, &[x, y])
+        }
+        9 => {
+            let y = pre_activation(b, &format!("{name}.grow"), Conv2d::new(3, 3).padding(1), x);
+            b.node(&format!("{name}.concat"), Op::Concat, &[x, y])
+        }
+        10 => {
+            // The shortcut is tied to a convolution that has neither batch norm nor activation.
+            let y = b.conv(&format!("{name}.linear"), Conv2d::new(width, 3).padding(1).with_bias(), x);
+            b.node(&format!("{name}.add"), Op::Add, &[y, x])
+        }
+        11 => {
+            // Not zero at zero, so only the batch norm behind it can mask.
+            let y = b.conv(&format!("{name}.conv"), Conv2d::new(5, 1), x);
+            let y = b.activation(&format!("{name}.sigmoid"), Activation::Sigmoid, y);
+            b.batch_norm(&format!("{name}.bn"), 1e-5, y)
+        }
+        12 => {
+            // Two outputs for each input: one block each, so all of them go together.
+            conv_bn_act(b, &format!("{name}.twice"), Conv2d::new(2 * width, 1).groups(width), x, rng)
+        }
         _ => {
             let y = b.max_pool(&format!("{name}.max"), Pool2d::new(3, 1).padding(1), x);
             b.node(&format!("{name}.avg"), Op::AvgPool(Pool2d::new(2, 1).padding(1)), &[y])
         }
     }
+}
+
+fn pre_activation(b: &mut GraphBuilder, name: &str, conv: Conv2d, x: NodeId) -> NodeId {
+    let x = b.batch_norm(&format!("{name}.bn"), 1e-5, x);
+    let x = b.activation(&format!("{name}.relu"), Activation::Relu, x);
+    b.conv(&format!("{name}.conv"), conv, x)
 }
 
 fn conv_bn_act(b: &mut GraphBuilder, name: &str, conv: Conv2d, x: NodeId, rng: &mut Rng) -> NodeId {

@@ -262,6 +262,10 @@ pub(crate) fn assert_groups_partition(graph: &Graph, groups: &ChannelGroups) {
     }
 }
 
+fn loses_an_entry(groups: &ChannelGroups, keep: &Keep, id: usize) -> bool {
+    groups.node_entries(id).iter().any(|&e| keep.get(e as usize) == Some(&false))
+}
+
 /// Widths after compaction are the kept entries; cost falls when something was removed.
 pub(crate) fn assert_compaction(graph: &Graph, groups: &ChannelGroups, keep: &Keep) {
     let compaction = graph.compact(groups, keep).unwrap();
@@ -281,6 +285,14 @@ pub(crate) fn assert_compaction(graph: &Graph, groups: &ChannelGroups, keep: &Ke
     }
     assert_eq!(compaction.graph.num_classes(), graph.num_classes());
     let (before, after) = (graph.cost(), compaction.graph.cost());
+    // Every node that becomes narrower belongs to a group that lost an entry.
+    let shrunk = groups.prunable().filter(|g| g.entries.clone().any(|e| !keep[e])).flat_map(|g| &g.nodes);
+    let shrunk: std::collections::BTreeSet<usize> = shrunk.copied().collect();
+    for id in 0..graph.nodes().len() {
+        let narrower = compaction.graph.shape(id).channels() < graph.shape(id).channels();
+        assert_eq!(narrower, loses_an_entry(groups, keep, id), "{}", graph.nodes()[id].name);
+        assert!(!narrower || shrunk.contains(&id), "{} is in no group that shrinks", graph.nodes()[id].name);
+    }
     if keep.contains(&false) {
         assert!(after.params < before.params && after.macs < before.macs && after.bytes < before.bytes);
     } else {

@@ -8,8 +8,12 @@ mod compact;
 mod forward;
 mod info;
 mod mask;
+#[cfg(test)]
+mod parity;
 mod student;
 mod teacher;
+#[cfg(test)]
+pub(crate) mod testing;
 
 pub use compact::{CompactModel, Provenance};
 pub use forward::{Forward, Mode, Output};

@@ -104,3 +104,6 @@ impl Student {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -64,7 +64,7 @@ fn graph(path: &Path, description: &ModelDescription, file: &TensorFile) -> Resu
             let input = description.input_size.map_or_else(|| arch::default_input(name), Ok).map_err(named)?;
             let num_classes = match description.classes() {
                 Some(classes) => classes,
-                None => classes_in_file(path, name, input, file)?,
+                None => classes_in_file(path, name, input, file).map_err(named)?,
             };
             arch::build(name, &ArchOptions { num_classes, input }).map_err(named)?
         }
@@ -91,11 +91,16 @@ fn graph(path: &Path, description: &ModelDescription, file: &TensorFile) -> Resu
     }
 }
 
+/// What may stand in front of every name in a file.
+const WRAPPERS: [&str; 5] = ["", "module.", "model.", "module.model.", "model.module."];
+
 /// The class count a file without metadata shows by its classifier's shape.
 fn classes_in_file(path: &Path, name: &str, input: [usize; 3], file: &TensorFile) -> Result<usize> {
     let probe = arch::build(name, &ArchOptions { num_classes: 2, input })?;
     let classifier = format!("{}.weight", probe.nodes()[probe.output()].name);
-    match file.info(&classifier) {
+    // Behind the prefixes that training wrappers put in front of every name, which loading leaves out too.
+    let wrapped = |name: &&str| name.strip_suffix(&classifier).is_some_and(|p| WRAPPERS.contains(&p));
+    match file.info(file.names().find(wrapped).unwrap_or(&classifier)) {
         Ok((_, [classes, _])) => Ok(*classes),
         _ => {
             Err(Error::weights(path, format!("num_classes: not given, and there is no tensor {classifier} to tell it")))
@@ -153,3 +158,6 @@ pub(super) const fn filter_name(interpolation: Interpolation) -> &'static str {
         Interpolation::Bicubic => "bicubic",
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::Selector;
-use crate::Result;
+use crate::{Error, Result};
 
 /// Settings of the hard mask's updates.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -75,7 +75,7 @@ impl Admm {
     /// One update after step `step` of `steps`, with the loss gradient of the relaxed mask.
     ///
     /// # Errors
-    /// [`crate::Error::Numeric`] if a gradient made the mask non-finite.
+    /// [`Error::Numeric`] if a gradient made the mask non-finite.
     pub fn step(&mut self, gradient: &[f32], step: usize, steps: usize, selector: &Selector) -> Result<()> {
         let t = (step + 1) as f64 / steps as f64;
         let frozen = t > self.config.freeze_at;
@@ -87,6 +87,9 @@ impl Admm {
         for (i, v) in self.primal.iter_mut().enumerate() {
             let pull = *v - self.auxiliary[i] + self.scaled_dual[i];
             *v = (*v - lr * gradient.get(i).copied().unwrap_or(0.0) - rho * pull).clamp(0.0, 1.0);
+        }
+        if self.primal.iter().any(|v| !v.is_finite()) {
+            return Err(Error::Numeric("admm: the mask's gradient is not finite".into()));
         }
         if (step + 1).is_multiple_of(self.config.every.max(1)) && !frozen {
             self.project(t, selector)?;
@@ -118,7 +121,7 @@ impl Admm {
         let scores: Vec<f32> =
             (0..keep.len()).map(|i| 2.0 * self.auxiliary[i] + self.primal[i] + self.rank[i]).collect();
         let full = selector.select(&scores, 1.0)?;
-        let keep = if selector.measure(&keep)? <= selector.measure(&full)? { keep } else { full };
+        let keep = if selector.meets(&keep, 1.0)? { keep } else { full };
         for (i, kept) in keep.iter().enumerate() {
             self.auxiliary[i] = f32::from(u8::from(*kept));
         }
@@ -156,3 +159,6 @@ impl Admm {
         1.0 - (1.0 - q).powi(3)
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -113,7 +113,8 @@ impl FromStr for Budget {
         } else if measure == Measure::Channels && number < 2.0 && factor == 1.0 {
             return Err(fail(format!("the fraction removed must be below 1, got {value}")));
         } else {
-            Amount::AtMost((number * factor) as u64)
+            // Rounded: 4.1 · 1e6 is 4099999.99… in binary.
+            Amount::AtMost((number * factor).round() as u64)
         };
         Ok(Self { measure, amount })
     }
@@ -124,6 +125,98 @@ impl fmt::Display for Budget {
         match self.amount {
             Amount::Removed(fraction) => write!(f, "{}={fraction}", self.measure.name()),
             Amount::AtMost(limit) => write!(f, "{}={limit}", self.measure.name()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn removed(text: &str) -> f64 {
+        match text.parse::<Budget>().unwrap().amount {
+            Amount::Removed(fraction) => fraction,
+            other @ Amount::AtMost(_) => panic!("{text}: {other:?}"),
+        }
+    }
+
+    fn at_most(text: &str) -> u64 {
+        match text.parse::<Budget>().unwrap().amount {
+            Amount::AtMost(limit) => limit,
+            other @ Amount::Removed(_) => panic!("{text}: {other:?}"),
+        }
+    }
+
+    #[test]
+    fn fractions_and_units_are_read() {
+        assert_eq!((removed("channels=0.6"), removed("params=0"), removed("macs=0.999")), (0.6, 0.0, 0.999));
+        assert_eq!((at_most("channels=120"), at_most("bytes=1"), at_most("params=1e3")), (120, 1, 1000));
+        assert_eq!((at_most("params=2M"), at_most("macs=150m"), at_most("bytes=0.5k")), (2_000_000, 150_000_000, 500));
+        assert_eq!(
+            (at_most("bytes=8MB"), at_most("bytes=900b"), at_most("macs=1.5G")),
+            (8_000_000, 900, 1_500_000_000)
+        );
+        for (measure, name) in Measure::ALL {
+            assert_eq!(format!("{name}=0.5").parse::<Budget>().unwrap().measure, measure);
+            assert_eq!(measure.name(), name);
+        }
+    }
+
+    #[test]
+    fn decimal_amounts_lose_nothing_to_binary_fractions() {
+        for tenths in 1..1000_u64 {
+            let text = format!("params={}.{}M", tenths / 10, tenths % 10);
+            assert_eq!(at_most(&text), tenths * 100_000, "{text}");
+            let text = format!("bytes={}.{}k", tenths / 10, tenths % 10);
+            assert_eq!(at_most(&text), tenths * 100, "{text}");
+        }
+    }
+
+    #[test]
+    fn bad_budgets_are_refused_with_their_text() {
+        for (text, expected) in [
+            ("", "MEASURE=AMOUNT"),
+            ("0.6", "MEASURE=AMOUNT"),
+            ("flops=0.6", "channels, params, macs, bytes"),
+            ("Channels=0.6", "unknown measure"),
+            ("channels=", "not a number"),
+            ("channels=M", "not a number"),
+            ("channels=60%", "not a number"),
+            ("channels=1", "below 1"),
+            ("channels=1.5", "below 1"),
+            ("params=-0.5", "non-negative"),
+            ("params=NaN", "non-negative"),
+            ("params=inf", "non-negative"),
+            ("params=2T", "not a number"),
+        ] {
+            let error = text.parse::<Budget>().unwrap_err();
+            assert!(matches!(error, Error::Usage(_)), "{text}: {error}");
+            let message = error.to_string();
+            assert!(message.contains(expected) && message.contains(&format!("{text:?}")), "{text}: {message}");
+        }
+    }
+
+    #[test]
+    fn what_is_shown_reads_back() {
+        for text in ["channels=0.6", "params=2000000", "macs=0", "bytes=1"] {
+            let budget: Budget = text.parse().unwrap();
+            assert_eq!(budget.to_string(), text);
+            assert_eq!(budget.to_string().parse::<Budget>().unwrap(), budget);
+        }
+    }
+
+    #[test]
+    fn the_limit_goes_from_everything_to_the_goal() {
+        let budget = Budget::channels(0.6);
+        assert_eq!([0.0, 0.5, 1.0].map(|p| budget.limit(1000, p)), [1000, 700, 400]);
+        assert_eq!([-1.0, 2.0].map(|p| budget.limit(1000, p)), [1000, 400]);
+        assert_eq!((budget.limit(7, 1.0), budget.limit(0, 1.0)), (2, 0));
+        let absolute: Budget = "macs=300".parse().unwrap();
+        assert_eq!([0.0, 0.5, 1.0].map(|p| absolute.limit(1000, p)), [1000, 650, 300]);
+        assert_eq!(absolute.limit(200, 1.0), 200, "a network below the amount stays whole");
+        for percent in 0..100 {
+            let budget = Budget::channels(f64::from(percent) / 100.0);
+            assert_eq!(budget.limit(1000, 1.0), 1000 - 10 * percent as u64);
         }
     }
 }

@@ -81,3 +81,65 @@ pub fn percentile_rank(scores: &[f64]) -> Vec<f32> {
     }
     rank
 }
+
+#[cfg(test)]
+mod tests {
+    use candle_core::{Device, Tensor};
+
+    use super::*;
+    use crate::graph::{Conv2d, GraphBuilder, Scope};
+
+    #[test]
+    fn ranks_are_spread_and_ties_go_to_the_earlier() {
+        assert_eq!(percentile_rank(&[3.0, 1.0, 2.0, 5.0, 4.0]), [0.5, 0.0, 0.25, 1.0, 0.75]);
+        assert_eq!(percentile_rank(&[1.0, 1.0, 1.0]), [1.0, 0.5, 0.0]);
+        assert_eq!(percentile_rank(&[7.0]), [0.0]);
+        assert!(percentile_rank(&[]).is_empty());
+    }
+
+    #[test]
+    fn fisher_sums_squared_gradients() {
+        let mut fisher = Fisher::new(3);
+        fisher.add(&[1.0, -2.0, 0.0]);
+        fisher.add(&[3.0, 1.0, 0.0]);
+        assert_eq!(fisher.scores(), [10.0, 5.0, 0.0]);
+    }
+
+    #[test]
+    fn magnitude_is_relative_to_each_layer() {
+        // The second layer's weights are a hundred times larger; its channels rank no higher for it.
+        let mut b = GraphBuilder::new("two", [1, 2, 2]);
+        let x = b.conv("a", Conv2d::new(2, 1), 0);
+        let x = b.conv("b", Conv2d::new(2, 1), x);
+        b.classifier("fc", 2, x);
+        let graph = b.finish().unwrap();
+        let groups = ChannelGroups::new(&graph, Scope::Inner);
+        let tensor = |values: &[f32], shape: &[usize]| Tensor::from_vec(values.to_vec(), shape, &Device::Cpu).unwrap();
+        let mut params = Params::from([
+            ("a.weight".to_string(), tensor(&[-1.0, 3.0], &[2, 1, 1, 1])),
+            ("b.weight".to_string(), tensor(&[100.0, -100.0, 200.0, 400.0], &[2, 2, 1, 1])),
+        ]);
+        assert_eq!(magnitude(&graph, &groups, &params).unwrap(), [0.5, 1.5, 0.5, 1.5]);
+        params.insert("a.weight".into(), tensor(&[0.0, 0.0], &[2, 1, 1, 1]));
+        assert_eq!(magnitude(&graph, &groups, &params).unwrap()[..2], [0.0, 0.0]);
+        params.remove("b.weight");
+        assert!(magnitude(&graph, &groups, &params).unwrap_err().to_string().contains("b.weight is missing"));
+    }
+
+    #[test]
+    fn channels_tied_by_an_addition_add_up() {
+        let mut b = GraphBuilder::new("tied", [1, 2, 2]);
+        let x = b.conv("a", Conv2d::new(2, 1), 0);
+        let y = b.conv("b", Conv2d::new(2, 1), x);
+        let x = b.node("add", crate::graph::Op::Add, &[x, y]);
+        b.classifier("fc", 2, x);
+        let graph = b.finish().unwrap();
+        let groups = ChannelGroups::new(&graph, Scope::All);
+        let tensor = |values: &[f32], shape: &[usize]| Tensor::from_vec(values.to_vec(), shape, &Device::Cpu).unwrap();
+        let params = Params::from([
+            ("a.weight".to_string(), tensor(&[1.0, 3.0], &[2, 1, 1, 1])),
+            ("b.weight".to_string(), tensor(&[1.0, 1.0, 1.0, 1.0], &[2, 2, 1, 1])),
+        ]);
+        assert_eq!(magnitude(&graph, &groups, &params).unwrap(), [1.5, 2.5]);
+    }
+}

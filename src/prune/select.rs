@@ -100,6 +100,14 @@ impl<'a> Selector<'a> {
         self.budget.measure.of(self.graph, self.groups, keep)
     }
 
+    /// Whether `keep` meets the budget that is in force at `progress`; the layers' limits are not looked at.
+    ///
+    /// # Errors
+    /// As [`Measure::of`].
+    pub fn meets(&self, keep: &Keep, progress: f64) -> Result<bool> {
+        Ok(self.measure(keep)? <= self.budget.limit(self.full, progress))
+    }
+
     /// The budget's measure of the whole network.
     pub fn full(&self) -> u64 {
         self.full
@@ -141,8 +149,11 @@ impl<'a> Selector<'a> {
         }
         // Shifted so that every score is positive: dividing by the saving then ranks cheap channels to stay longer.
         let lowest = scores.iter().copied().fold(f32::INFINITY, f32::min);
-        let ranked = ranked_best_first(removable, |e| (f64::from(scores[e] - lowest) + 1e-6) / self.savings[e]);
-        for &entry in ranked.iter().rev().take(count) {
+        let value = |e: usize| (f64::from(scores[e]) - f64::from(lowest) + 1e-6) / self.savings[e];
+        // Stable, so that scores the shift makes equal keep the order of their layer, which rounding below relies on.
+        let mut ranked: Vec<(usize, f64)> = removable.into_iter().map(|e| (e, value(e))).collect();
+        ranked.sort_by(|a, b| b.1.total_cmp(&a.1));
+        for &(entry, _) in ranked.iter().rev().take(count) {
             keep[entry] = false;
         }
         if self.round_to > 1 {
@@ -183,3 +194,6 @@ fn savings(graph: &Graph, groups: &ChannelGroups, measure: Measure, full: u64) -
     // A channel that saves nothing (a linear neuron under a channel budget) is never worth removing.
     Ok(savings.into_iter().map(|s| (s / mean.max(f64::MIN_POSITIVE)).max(1e-9)).collect())
 }
+
+#[cfg(test)]
+mod tests;

@@ -26,7 +26,7 @@ mod file;
 mod header;
 mod load;
 #[cfg(test)]
-mod test_support;
+pub(crate) mod test_support;
 mod validate;
 mod write;
 
