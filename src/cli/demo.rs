@@ -52,6 +52,9 @@ impl DemoArgs {
         let source = Source::idx_from_bytes("optdigits", IMAGES, Some(LABELS))?;
         let target = ImageSet::open(source, &teacher.info, 0)?;
         let mut config = AdaptConfig::for_model(&teacher.info);
+        // Shorter than the defaults, so that the demo ends within two minutes on two slow cores.
+        (config.teacher.steps, config.teacher.label_refreshes) = (120, 4);
+        (config.mask.steps, config.fine_tune.steps) = (100, 300);
         config.budget = Some(self.budget);
         config.seed = self.seed;
         if let Some(steps) = self.steps {

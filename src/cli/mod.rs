@@ -1,6 +1,7 @@
 //! The command line: arguments to typed configuration, one file per subcommand.
 
 mod adapt;
+mod allocator;
 mod demo;
 mod eval;
 mod inspect;
@@ -13,6 +14,7 @@ mod signals;
 
 use clap::{Parser, Subcommand};
 
+pub use allocator::keep_freed_memory;
 pub use progress::start_logging;
 
 use crate::Result;

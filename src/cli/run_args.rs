@@ -65,6 +65,9 @@ pub(super) struct RunArgs {
     /// Images per step
     #[arg(long, value_name = "N")]
     batch_size: Option<usize>,
+    /// Height and width of training images, where they shall differ from the default
+    #[arg(long, value_name = "SIDE", value_parser = clap::value_parser!(u16).range(8..=4096))]
+    train_size: Option<u16>,
     /// Fraction of the images kept out of training, for the gate [default: 0.1]
     #[arg(long, value_name = "FRACTION")]
     holdout: Option<f64>,
@@ -122,6 +125,9 @@ impl RunArgs {
         set(&mut config.limits.round_to, self.round_to);
         set(&mut config.seed, self.seed);
         set(&mut config.batch_size, self.batch_size);
+        if let Some(side) = self.train_size.map(usize::from) {
+            config.augment.train_size = Some([side, side]);
+        }
         set(&mut config.holdout, self.holdout);
         set(&mut config.teacher.steps, self.adapt_steps);
         set(&mut config.mask.steps, self.mask_steps);

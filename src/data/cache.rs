@@ -9,8 +9,8 @@ use super::image::Image;
 use super::source::Source;
 use crate::error::Result;
 
-/// The usual cap of decoded pixels: 256 MiB.
-pub const DEFAULT_CACHE_BYTES: usize = 256 << 20;
+/// The usual cap of decoded pixels: 64 MiB. Decoding is a small part of a training step, and a board has little memory.
+pub const DEFAULT_CACHE_BYTES: usize = 64 << 20;
 
 /// A [`Source`] that remembers decoded images up to a number of bytes; shared between threads.
 ///

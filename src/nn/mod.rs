@@ -26,5 +26,5 @@ pub use backend::Backend;
 pub use conv::{conv2d, linear};
 pub use norm::{BatchNorm, BatchStatistics, batch_norm_eval, batch_norm_train};
 pub use pool::{avg_pool2d, global_avg_pool, max_pool2d};
-pub use reshape::{concat, dropout, flatten, pad_channels, subsample};
+pub use reshape::{concat, flatten, pad_channels, subsample};
 pub use scale::{mask_channels, scale};

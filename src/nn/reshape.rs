@@ -1,10 +1,9 @@
 //! Operations that move values without computing: they need no kernels of their own.
 
-use candle_core::{DType, Tensor};
+use candle_core::Tensor;
 
 use super::Backend;
 use crate::error::{Error, Result};
-use crate::rng::Rng;
 
 /// Keeps every `stride`-th row and column, from the first: `x[:, :, ::s, ::s]`.
 ///
@@ -65,24 +64,6 @@ pub fn flatten(backend: Backend, x: &Tensor) -> Result<Tensor> {
     Ok(x.flatten_from(1)?)
 }
 
-/// Zeroes each value with probability `p` and divides the rest by 1 − p; for training only.
-///
-/// # Errors
-/// [`Error::Config`] unless 0 ≤ p ≤ 1.
-pub fn dropout(x: &Tensor, p: f32, rng: &mut Rng) -> Result<Tensor> {
-    if !(0.0..=1.0).contains(&p) {
-        return Err(Error::Config(format!("dropout: expected a probability between 0 and 1, got {p}")));
-    }
-    if p == 0.0 {
-        return Ok(x.clone());
-    }
-    let kept = 1.0 / (1.0 - p);
-    let factors: Vec<f32> = (0..x.elem_count()).map(|_| if rng.uniform() < p { 0.0 } else { kept }).collect();
-    let factors = Tensor::from_vec(factors, x.shape(), x.device())?;
-    let factors = if x.dtype() == DType::F32 { factors } else { factors.to_dtype(x.dtype())? };
-    Ok((x * factors)?)
-}
-
 /// A strided walk over two neighbouring dimensions.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Slide {
@@ -118,7 +99,6 @@ fn strided(x: &Tensor, dim: usize, [start, stride, len]: [usize; 3]) -> Result<T
 
 #[cfg(test)]
 mod tests {
-    use candle_core::{Device, Var};
 
     use super::*;
     use crate::nn::testing::{BACKENDS, Check, EXACT, assert_close, naive, on_both, random};
@@ -152,19 +132,6 @@ mod tests {
             let y = flatten(backend, &backend.from_nchw(&x).unwrap()).unwrap();
             assert_close("flatten", &y, &x.flatten_from(1).unwrap(), EXACT);
         }
-    }
-
-    #[test]
-    fn dropout_keeps_the_mean_and_scales_the_gradient_alike() {
-        let x = Var::from_tensor(&Tensor::ones(20_000, DType::F32, &Device::Cpu).unwrap()).unwrap();
-        let y = dropout(&x, 0.25, &mut Rng::new(4)).unwrap();
-        let values = y.to_vec1::<f32>().unwrap();
-        let dropped = values.iter().filter(|v| **v == 0.0).count() as f32 / values.len() as f32;
-        assert!((dropped - 0.25).abs() < 0.02, "dropped {dropped}");
-        assert!(values.iter().all(|v| *v == 0.0 || (*v - 4.0 / 3.0).abs() < 1e-6));
-        assert_eq!(y.backward().unwrap().get(&x).unwrap().to_vec1::<f32>().unwrap(), values);
-        assert_eq!(dropout(&x, 1.0, &mut Rng::new(4)).unwrap().sum_all().unwrap().to_scalar::<f32>().unwrap(), 0.0);
-        assert!(matches!(dropout(&x, 1.5, &mut Rng::new(4)), Err(Error::Config(_))));
     }
 
     #[test]

@@ -7,7 +7,7 @@ use serde_json::json;
 
 use super::*;
 use crate::model::testing::{random_images, random_params, values};
-use crate::model::{Forward, Mode, Provenance};
+use crate::model::{CompactModel, Forward, Mode, Provenance};
 use crate::rng::Rng;
 use crate::weights::test_support::teachers;
 
@@ -91,6 +91,7 @@ fn a_saved_student_loads_as_a_teacher_and_saves_to_the_same_bytes() {
             teacher_sha256: "t".into(),
             data_sha256: "d".into(),
             config: json!({"budget": "channels=0.6"}),
+            widths_before: BTreeMap::from([("conv1".to_string(), 8)]),
         },
         graph,
     };
