@@ -3,12 +3,14 @@
 use std::process::ExitCode;
 
 use clap::Parser;
-use secateur::cli::{Cli, keep_freed_memory, start_logging};
+use secateur::cli::{Cli, ReusingAllocator, start_logging};
+
+#[global_allocator]
+static ALLOCATOR: ReusingAllocator = ReusingAllocator::new();
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
     start_logging();
-    keep_freed_memory();
     match cli.run() {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

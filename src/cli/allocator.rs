@@ -1,25 +1,239 @@
-//! Tuning of the system allocator for buffers of many megabytes.
+//! The program's allocator: the system's, with large blocks kept for reuse.
 
-/// Lets freed buffers be used again instead of going back to the system.
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::ptr;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+/// Blocks from this size on are mappings of their own and are kept when freed.
+const LARGE: usize = 1 << 20;
+/// Sizes are rounded up to this, so that nearly equal tensors share blocks. A multiple of every usual page size.
+const ROUND: usize = 1 << 16;
+/// A kept block may be larger than what is asked for by one part in this.
+const SLACK: usize = 8;
+/// How many blocks are kept at most.
+const SLOTS: usize = 1024;
+
+/// Reuses large blocks.
 ///
-/// A training step allocates and frees the same activation-sized buffers over and over. glibc maps each one anew, and
-/// the page faults cost several times the arithmetic on it (measured: 80 % of a copy into a fresh 77 MB buffer). Must
-/// run before threads start. Other C libraries are left as they are.
-pub fn keep_freed_memory() {
-    #[cfg(target_env = "gnu")]
-    {
-        /// Largest block from the heap instead of a mapping of its own: any.
-        const NO_MAPPINGS: i32 = 0;
-        /// The heap's top is given back to the system only beyond this.
-        const KEEP_BYTES: i32 = 1 << 30;
-        /// The heap grows in steps of this.
-        const GROW_BYTES: i32 = 64 << 20;
-        // SAFETY: mallopt only sets parameters of the allocator; no other thread is running yet.
+/// A training step allocates and frees the same activation-sized buffers over and over. The system maps each one anew,
+/// and its page faults cost several times the arithmetic on it; from one heap instead, the holes between them double
+/// the process. Here a freed block is kept, and before a new one is mapped as many kept bytes are given back, oldest
+/// first: the process never holds more than the largest amount that was in use at one time.
+#[derive(Debug)]
+pub struct ReusingAllocator {
+    kept: Mutex<Kept>,
+}
+
+#[derive(Debug)]
+struct Kept {
+    /// Address and size, oldest first; only the first `len` count.
+    blocks: [(usize, usize); SLOTS],
+    len: usize,
+}
+
+impl ReusingAllocator {
+    /// An allocator that keeps nothing yet.
+    #[expect(clippy::new_without_default, reason = "made once, in a static")]
+    pub const fn new() -> Self {
+        Self { kept: Mutex::new(Kept { blocks: [(0, 0); SLOTS], len: 0 }) }
+    }
+
+    fn kept(&self) -> MutexGuard<'_, Kept> {
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A large block and whether its bytes are zero.
+    fn take(&self, size: usize) -> (*mut u8, bool) {
+        let mut kept = self.kept();
+        if let Some(block) = kept.take_fitting(size) {
+            return (block as *mut u8, false);
+        }
+        kept.give_back(size);
+        drop(kept);
+        // SAFETY: a new private mapping touches no memory of ours.
+        let block = unsafe {
+            let access = libc::PROT_READ | libc::PROT_WRITE;
+            libc::mmap(ptr::null_mut(), size, access, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS, -1, 0)
+        };
+        if block == libc::MAP_FAILED { (ptr::null_mut(), true) } else { (block.cast(), true) }
+    }
+}
+
+impl Kept {
+    /// The smallest kept block of at least `size` bytes that is not much larger; its rest is unmapped.
+    fn take_fitting(&mut self, size: usize) -> Option<usize> {
+        let fits = |&(_, have): &(usize, usize)| have >= size && have - size <= size / SLACK;
+        let blocks = self.blocks[..self.len].iter().enumerate().filter(|(_, block)| fits(block));
+        let (index, &(address, have)) = blocks.min_by_key(|(_, block)| block.1)?;
+        self.remove(index);
+        if have > size {
+            unmap(address + size, have - size);
+        }
+        Some(address)
+    }
+
+    /// Unmaps the oldest blocks until `bytes` are given back or none is left.
+    fn give_back(&mut self, bytes: usize) {
+        let mut given = 0;
+        while given < bytes && self.len > 0 {
+            let (address, size) = self.remove(0);
+            unmap(address, size);
+            given += size;
+        }
+    }
+
+    fn remove(&mut self, index: usize) -> (usize, usize) {
+        let block = self.blocks[index];
+        self.blocks.copy_within(index + 1..self.len, index);
+        self.len -= 1;
+        block
+    }
+
+    fn keep(&mut self, address: usize, size: usize) {
+        if self.len == SLOTS {
+            self.give_back(1);
+        }
+        self.blocks[self.len] = (address, size);
+        self.len += 1;
+    }
+}
+
+fn unmap(address: usize, size: usize) {
+    // SAFETY: the range was mapped by `take`, is page aligned, and nobody uses it any more. The result is not needed:
+    // on failure the pages merely stay mapped.
+    unsafe {
+        libc::munmap(address as *mut libc::c_void, size);
+    }
+}
+
+/// The size of the mapping for a large `layout`; `None` for what the system's allocator serves.
+fn large(layout: Layout) -> Option<usize> {
+    let is_large = layout.size() >= LARGE && layout.align() <= 4096;
+    is_large.then(|| layout.size().checked_next_multiple_of(ROUND)).flatten()
+}
+
+// SAFETY: small blocks are the system allocator's in every method. Large ones are private mappings of at least the
+// layout's size, aligned to pages; the same layout decides in `alloc` and `dealloc`, and a block is in `kept` only
+// between the two, under the lock. No method allocates through itself or unwinds.
+unsafe impl GlobalAlloc for ReusingAllocator {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        match large(layout) {
+            Some(size) => self.take(size).0,
+            // SAFETY: the caller's obligations are the system allocator's.
+            None => unsafe { System.alloc(layout) },
+        }
+    }
+
+    unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
+        // SAFETY: the caller's obligations are the system allocator's; a reused block has at least `size` bytes.
         unsafe {
-            libc::mallopt(libc::M_MMAP_MAX, NO_MAPPINGS);
-            libc::mallopt(libc::M_TRIM_THRESHOLD, KEEP_BYTES);
-            libc::mallopt(libc::M_TOP_PAD, GROW_BYTES);
-            libc::mallopt(libc::M_ARENA_MAX, 1);
+            let Some(size) = large(layout) else { return System.alloc_zeroed(layout) };
+            let (block, zeroed) = self.take(size);
+            if !zeroed {
+                ptr::write_bytes(block, 0, layout.size());
+            }
+            block
+        }
+    }
+
+    unsafe fn dealloc(&self, block: *mut u8, layout: Layout) {
+        match large(layout) {
+            Some(size) => self.kept().keep(block as usize, size),
+            // SAFETY: the block came from the system allocator under this layout.
+            None => unsafe { System.dealloc(block, layout) },
+        }
+    }
+
+    unsafe fn realloc(&self, block: *mut u8, layout: Layout, new_size: usize) -> *mut u8 {
+        // SAFETY: the caller promises that `new_size` makes a valid layout, and that `block` has `layout`.
+        unsafe {
+            let new_layout = Layout::from_size_align_unchecked(new_size, layout.align());
+            match (large(layout), large(new_layout)) {
+                (None, None) => System.realloc(block, layout, new_size),
+                (Some(old), Some(new)) if old == new => block,
+                _ => {
+                    let moved = self.alloc(new_layout);
+                    if !moved.is_null() {
+                        ptr::copy_nonoverlapping(block, moved, layout.size().min(new_size));
+                        self.dealloc(block, layout);
+                    }
+                    moved
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn layout(size: usize) -> Layout {
+        Layout::from_size_align(size, 64).unwrap()
+    }
+
+    fn kept(allocator: &ReusingAllocator) -> usize {
+        let kept = allocator.kept();
+        kept.blocks[..kept.len].iter().map(|b| b.1).sum()
+    }
+
+    #[test]
+    fn a_freed_block_serves_the_next_request_of_its_size() {
+        let allocator = ReusingAllocator::new();
+        // SAFETY: each block is freed once, with the layout it was made for, and not used afterwards.
+        unsafe {
+            let first = allocator.alloc(layout(3 << 20));
+            first.write_bytes(7, 3 << 20);
+            allocator.dealloc(first, layout(3 << 20));
+            assert_eq!(kept(&allocator), 3 << 20);
+            let second = allocator.alloc_zeroed(layout((3 << 20) - 100));
+            assert_eq!(second, first);
+            assert!((0..(3 << 20) - 100).all(|i| *second.add(i) == 0), "a zeroed block holds old bytes");
+            assert_eq!(kept(&allocator), 0);
+            allocator.dealloc(second, layout((3 << 20) - 100));
+        }
+    }
+
+    #[test]
+    fn a_new_mapping_gives_kept_bytes_back_first() {
+        let allocator = ReusingAllocator::new();
+        // SAFETY: as above.
+        unsafe {
+            let blocks: Vec<_> = (0..4).map(|_| allocator.alloc(layout(1 << 20))).collect();
+            blocks.into_iter().for_each(|block| allocator.dealloc(block, layout(1 << 20)));
+            assert_eq!(kept(&allocator), 4 << 20);
+            let large = allocator.alloc(layout(3 << 20));
+            assert_eq!(kept(&allocator), 1 << 20);
+            allocator.dealloc(large, layout(3 << 20));
+        }
+    }
+
+    #[test]
+    fn growing_and_shrinking_across_the_border_keeps_the_bytes() {
+        let allocator = ReusingAllocator::new();
+        // SAFETY: as above; `realloc` hands the old block over.
+        unsafe {
+            let mut block = allocator.alloc(layout(1000));
+            (0..1000).for_each(|i| block.add(i).write((i % 251) as u8));
+            let mut size = 1000;
+            for next in [LARGE - 1, LARGE, LARGE + 1, 5 * LARGE, LARGE, 2000] {
+                block = allocator.realloc(block, layout(size), next);
+                size = next;
+                assert!((0..1000).all(|i| *block.add(i) == (i % 251) as u8), "bytes lost at size {next}");
+            }
+            allocator.dealloc(block, layout(size));
+        }
+    }
+
+    #[test]
+    fn more_blocks_than_slots_are_given_back() {
+        let allocator = ReusingAllocator::new();
+        // SAFETY: as above.
+        unsafe {
+            let blocks: Vec<_> = (0..SLOTS + 5).map(|_| allocator.alloc(layout(LARGE))).collect();
+            blocks.into_iter().for_each(|block| allocator.dealloc(block, layout(LARGE)));
+            assert_eq!(allocator.kept().len, SLOTS);
+            allocator.kept().give_back(usize::MAX);
         }
     }
 }

@@ -14,7 +14,7 @@ mod signals;
 
 use clap::{Parser, Subcommand};
 
-pub use allocator::keep_freed_memory;
+pub use allocator::ReusingAllocator;
 pub use progress::start_logging;
 
 use crate::Result;
