@@ -12,13 +12,15 @@ const ROUND: usize = 1 << 16;
 const SLACK: usize = 8;
 /// How many blocks are kept at most.
 const SLOTS: usize = 1024;
+/// Up to this many bytes are held in all cases, in use and kept together.
+const FLOOR: usize = 256 << 20;
 
 /// Reuses large blocks.
 ///
 /// A training step allocates and frees the same activation-sized buffers over and over. The system maps each one anew,
 /// and its page faults cost several times the arithmetic on it; from one heap instead, the holes between them double
-/// the process. Here a freed block is kept, and before a new one is mapped as many kept bytes are given back, oldest
-/// first: the process never holds more than the largest amount that was in use at one time.
+/// the process. Here a freed block is kept. Where a new one has to be mapped, kept blocks are given back first, oldest
+/// first, so that the process never holds more than the largest amount that was in use at one time (or 256 MiB).
 #[derive(Debug)]
 pub struct ReusingAllocator {
     kept: Mutex<Kept>,
@@ -29,13 +31,18 @@ struct Kept {
     /// Address and size, oldest first; only the first `len` count.
     blocks: [(usize, usize); SLOTS],
     len: usize,
+    /// Bytes of the kept blocks.
+    bytes: usize,
+    /// Bytes of large blocks in use, and the most there ever were.
+    used: usize,
+    peak: usize,
 }
 
 impl ReusingAllocator {
     /// An allocator that keeps nothing yet.
     #[expect(clippy::new_without_default, reason = "made once, in a static")]
     pub const fn new() -> Self {
-        Self { kept: Mutex::new(Kept { blocks: [(0, 0); SLOTS], len: 0 }) }
+        Self { kept: Mutex::new(Kept { blocks: [(0, 0); SLOTS], len: 0, bytes: 0, used: 0, peak: FLOOR }) }
     }
 
     fn kept(&self) -> MutexGuard<'_, Kept> {
@@ -45,10 +52,12 @@ impl ReusingAllocator {
     /// A large block and whether its bytes are zero.
     fn take(&self, size: usize) -> (*mut u8, bool) {
         let mut kept = self.kept();
+        kept.used += size;
+        kept.peak = kept.peak.max(kept.used);
         if let Some(block) = kept.take_fitting(size) {
             return (block as *mut u8, false);
         }
-        kept.give_back(size);
+        kept.shrink();
         drop(kept);
         // SAFETY: a new private mapping touches no memory of ours.
         let block = unsafe {
@@ -72,29 +81,35 @@ impl Kept {
         Some(address)
     }
 
-    /// Unmaps the oldest blocks until `bytes` are given back or none is left.
-    fn give_back(&mut self, bytes: usize) {
-        let mut given = 0;
-        while given < bytes && self.len > 0 {
-            let (address, size) = self.remove(0);
-            unmap(address, size);
-            given += size;
+    /// Unmaps the oldest blocks until no more is held than was ever in use.
+    fn shrink(&mut self) {
+        while self.len > 0 && self.used + self.bytes > self.peak {
+            self.drop_oldest();
         }
+    }
+
+    fn drop_oldest(&mut self) {
+        let (address, size) = self.remove(0);
+        unmap(address, size);
     }
 
     fn remove(&mut self, index: usize) -> (usize, usize) {
         let block = self.blocks[index];
         self.blocks.copy_within(index + 1..self.len, index);
         self.len -= 1;
+        self.bytes -= block.1;
         block
     }
 
+    /// Keeps a block that was in use.
     fn keep(&mut self, address: usize, size: usize) {
         if self.len == SLOTS {
-            self.give_back(1);
+            self.drop_oldest();
         }
         self.blocks[self.len] = (address, size);
         self.len += 1;
+        self.bytes += size;
+        self.used = self.used.saturating_sub(size);
     }
 }
 
@@ -174,7 +189,9 @@ mod tests {
 
     fn kept(allocator: &ReusingAllocator) -> usize {
         let kept = allocator.kept();
-        kept.blocks[..kept.len].iter().map(|b| b.1).sum()
+        let sum = kept.blocks[..kept.len].iter().map(|b| b.1).sum();
+        assert_eq!(kept.bytes, sum);
+        sum
     }
 
     #[test]
@@ -195,16 +212,18 @@ mod tests {
     }
 
     #[test]
-    fn a_new_mapping_gives_kept_bytes_back_first() {
+    fn no_more_is_held_than_was_in_use_at_one_time() {
         let allocator = ReusingAllocator::new();
-        // SAFETY: as above.
+        let half = FLOOR / 2;
+        // SAFETY: as above; the blocks are never touched, so no memory is spent on them.
         unsafe {
-            let blocks: Vec<_> = (0..4).map(|_| allocator.alloc(layout(1 << 20))).collect();
-            blocks.into_iter().for_each(|block| allocator.dealloc(block, layout(1 << 20)));
-            assert_eq!(kept(&allocator), 4 << 20);
-            let large = allocator.alloc(layout(3 << 20));
-            assert_eq!(kept(&allocator), 1 << 20);
-            allocator.dealloc(large, layout(3 << 20));
+            let blocks: Vec<_> = (0..3).map(|_| allocator.alloc(layout(half))).collect();
+            blocks.into_iter().for_each(|block| allocator.dealloc(block, layout(half)));
+            assert_eq!(kept(&allocator), 3 * half, "all three were in use at once");
+            let large = allocator.alloc(layout(2 * half));
+            assert_eq!(kept(&allocator), half, "two had to go for a block of two");
+            allocator.dealloc(large, layout(2 * half));
+            assert_eq!(kept(&allocator), 3 * half);
         }
     }
 
@@ -233,7 +252,6 @@ mod tests {
             let blocks: Vec<_> = (0..SLOTS + 5).map(|_| allocator.alloc(layout(LARGE))).collect();
             blocks.into_iter().for_each(|block| allocator.dealloc(block, layout(LARGE)));
             assert_eq!(allocator.kept().len, SLOTS);
-            allocator.kept().give_back(usize::MAX);
         }
     }
 }
