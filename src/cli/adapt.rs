@@ -1,6 +1,7 @@
 //! `secateur adapt`: the main job.
 
 use std::ffi::OsString;
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -63,8 +64,11 @@ pub(super) struct AdaptArgs {
 impl AdaptArgs {
     pub fn run(self) -> Result<()> {
         let stop = stop_flag()?;
-        check_writable(&self.out)?;
         let checkpoint = self.checkpoint.unwrap_or_else(|| with_suffix(&self.out, ".checkpoint"));
+        let report_path = self.report.unwrap_or_else(|| self.out.with_file_name("report.json"));
+        let mut outputs = vec![("--out", &self.out), ("--checkpoint", &checkpoint), ("--report", &report_path)];
+        outputs.extend(self.adapted_out.as_ref().map(|path| ("--adapted-out", path)));
+        check_outputs(&outputs)?;
         if checkpoint.exists() && !self.resume && !self.restart {
             return Err(Error::Usage(format!(
                 "{}: a checkpoint of an unfinished run is there; go on with --resume or throw it away with --restart",
@@ -110,7 +114,6 @@ impl AdaptArgs {
             resume,
         };
         let outcome = adapt::run(&job, &mut Progress::new())?;
-        let report_path = self.report.unwrap_or_else(|| self.out.with_file_name("report.json"));
         let written = write_outcome(&outcome, &self.out, self.adapted_out.as_deref(), &report_path)?;
         remove(&checkpoint)?;
         print(&if self.json { summary(&outcome.report).to_string() } else { table(&outcome.report) })?;
@@ -151,20 +154,27 @@ fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
     PathBuf::from(name)
 }
 
-/// Refuses an output path that cannot work before hours of computing.
-fn check_writable(out: &Path) -> Result<()> {
-    if out.is_dir() {
-        return Err(Error::Usage(format!("--out {}: expected a file, got a folder", out.display())));
+/// Refuses output paths that cannot work before hours of computing.
+fn check_outputs(outputs: &[(&str, &PathBuf)]) -> Result<()> {
+    for (index, (flag, path)) in outputs.iter().enumerate() {
+        if let Some((other, _)) = outputs[..index].iter().find(|(_, earlier)| earlier == path) {
+            return Err(Error::Usage(format!("{flag} {}: expected another file than {other}", path.display())));
+        }
+        if path.is_dir() {
+            return Err(Error::Usage(format!("{flag} {}: expected a file, got a folder", path.display())));
+        }
+        let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        fs::create_dir_all(folder).map_err(|e| Error::io("create folder", folder, e))?;
+        // A name of this process alone: nobody's file is overwritten.
+        let probe = with_suffix(path, &format!(".{}.tmp", std::process::id()));
+        fs::write(&probe, b"").map_err(|e| Error::io("write into", folder, e))?;
+        remove(&probe)?;
     }
-    let folder = out.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    std::fs::create_dir_all(folder).map_err(|e| Error::io("create folder", folder, e))?;
-    let probe = with_suffix(out, ".tmp");
-    std::fs::write(&probe, b"").map_err(|e| Error::io("write into", folder, e))?;
-    remove(&probe)
+    Ok(())
 }
 
 fn remove(path: &Path) -> Result<()> {
-    match std::fs::remove_file(path) {
+    match fs::remove_file(path) {
         Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(Error::io("remove", path, e)),
         _ => Ok(()),
     }

@@ -1,0 +1,151 @@
+//! The main job: what it writes and prints.
+
+use serde_json::Value;
+
+use super::program::keys;
+use super::teacher::PRUNABLE;
+use super::workplace::{JOB, PER_CLASS, SHORT, Workplace};
+
+const FIGURES: [&str; 6] = ["accuracy", "channels", "params", "macs", "bytes", "latency_ms"];
+
+/// Fails unless `summary` has the keys that `adapt --json` and `demo --json` promise.
+#[track_caller]
+pub fn assert_summary_keys(summary: &Value) {
+    assert_eq!(keys(summary), ["teacher", "adapted", "student", "wall_s", "peak_rss_mb", "gate"]);
+    for model in ["teacher", "adapted", "student"] {
+        assert_eq!(keys(&summary[model]), FIGURES, "{model}");
+    }
+    assert_eq!(keys(&summary["gate"]), ["accepted", "reason"]);
+}
+
+#[test]
+fn the_student_can_be_inspected_measured_and_asked() {
+    let place = Workplace::new();
+    let summary = place.adapt("--json --adapted-out adapted.safetensors").json();
+    assert_summary_keys(&summary);
+    assert_eq!(summary["gate"]["accepted"], true);
+    assert!(summary["wall_s"].as_f64().unwrap() > 0.0 && summary["peak_rss_mb"].as_u64().unwrap() > 0);
+    assert!(!place.path("student.safetensors.checkpoint").exists(), "a finished run needs no checkpoint");
+
+    for (model, file) in [("teacher", "teacher"), ("adapted", "adapted"), ("student", "student")] {
+        let eval = place.run(&format!("eval {file}.safetensors images --json")).ends_with(&[0]).json();
+        assert_eq!(keys(&eval), ["model", "images", "correct", "accuracy"]);
+        assert_eq!((&eval["model"], &eval["images"]), (&format!("{file}.safetensors").into(), &(4 * PER_CLASS).into()));
+        let percent = 100.0 * eval["correct"].as_f64().unwrap() / (4 * PER_CLASS) as f64;
+        assert!((eval["accuracy"].as_f64().unwrap() - percent).abs() < 1e-9, "{eval}");
+        assert_eq!(eval["accuracy"], summary[model]["accuracy"], "{model}");
+
+        let inspect = place.run(&format!("inspect {file}.safetensors --json")).ends_with(&[0]).json();
+        for key in ["arch", "params", "macs", "channels", "groups", "layers"] {
+            assert!(keys(&inspect).contains(&key), "{key} is missing");
+        }
+        for key in ["params", "macs", "channels", "bytes"] {
+            assert_eq!(inspect[key], summary[model][key], "{model} {key}");
+        }
+    }
+    let best = place.run("predict student.safetensors images/rows/00.png --top 2 --json").ends_with(&[0]).json();
+    assert_eq!(best["predictions"][0]["classes"].as_array().unwrap().len(), 2);
+}
+
+#[test]
+fn the_report_holds_every_phase_and_its_losses() {
+    let place = Workplace::new();
+    let summary = place.adapt("--json").json();
+    let report = place.report();
+    assert_eq!(report["student"], summary["student"]);
+    assert!(report["surgery_difference"].as_f64().unwrap() <= 1e-4);
+    let phases = report["phases"].as_array().unwrap();
+    let expected = [("teacher", 6, "information"), ("mask", 10, "imitation"), ("fine_tune", 20, "imitation")];
+    assert_eq!(phases.len(), expected.len());
+    for (phase, (name, steps, loss)) in phases.iter().zip(expected) {
+        assert_eq!((&phase["phase"], &phase["steps"]), (&name.into(), &steps.into()));
+        let found = keys(&phase["metrics"]);
+        assert!(found.contains(&loss), "{name}: expected {loss} among {found:?}");
+        let losses = phase["metrics"][loss].as_array().unwrap();
+        assert!(losses.len() == steps && losses.iter().all(Value::is_f64), "{name}: {losses:?}");
+    }
+    let images = &report["images"];
+    assert_eq!(images["train"].as_u64().unwrap() + images["held_out"].as_u64().unwrap(), 4 * PER_CLASS as u64);
+    assert_eq!(images["held_out"], report["gate"]["images"]);
+}
+
+#[test]
+fn a_channels_budget_is_met_exactly_and_the_file_tells_the_widths_before() {
+    let place = Workplace::new();
+    let summary = place.adapt("--json").json();
+    assert_eq!(summary["teacher"]["channels"], PRUNABLE);
+    assert_eq!(summary["student"]["channels"], PRUNABLE / 2);
+    let inspect = place.run("inspect student.safetensors --json").ends_with(&[0]).json();
+    let layers = inspect["layers"].as_array().unwrap();
+    let widths = |name: &str| {
+        let layer = layers.iter().find(|layer| layer["name"] == name).unwrap();
+        (layer["channels_before"].as_u64().unwrap(), layer["shape"][0].as_u64().unwrap())
+    };
+    for tied in ["conv1", "conv3"] {
+        assert_eq!(widths(tied), (8, 8));
+    }
+    let ((before2, after2), (before4, after4)) = (widths("conv2"), widths("conv4"));
+    assert_eq!((before2, before4, after2 + after4), (8, 16, PRUNABLE / 2));
+    let groups = place.report()["groups"].clone();
+    let after = groups.as_array().unwrap().iter().map(|group| group["after"].as_u64().unwrap());
+    assert_eq!(after.collect::<Vec<_>>(), [after2, after4]);
+}
+
+#[test]
+fn absolute_budgets_are_kept() {
+    for (budget, key, most) in
+        [("macs=150k", "macs", 150_000), ("params=2k", "params", 2000), ("bytes=8kB", "bytes", 8000)]
+    {
+        let place = Workplace::new();
+        let more = "--json --scope all --no-admm --soft-mask off --importance magnitude";
+        let summary = place.run(&format!("{JOB} {SHORT} --budget {budget} {more}"));
+        let left = summary.ends_with(&[0, 1]).json()["student"][key].as_u64().unwrap();
+        assert!(left <= most && left > most * 3 / 4, "{budget}: {left} left");
+    }
+}
+
+#[test]
+fn without_pruning_the_student_is_the_adapted_teacher() {
+    let place = Workplace::new();
+    let summary = place.run(&format!("{JOB} {SHORT} --no-prune --json")).ends_with(&[0]).json();
+    assert_eq!(summary["student"]["channels"], PRUNABLE);
+    assert_eq!(summary["student"]["accuracy"], summary["adapted"]["accuracy"]);
+}
+
+#[test]
+fn a_student_can_be_pruned_again() {
+    let place = Workplace::new();
+    place.adapt("");
+    let again = "adapt --teacher student.safetensors --target images --out smaller.safetensors --budget channels=0.5";
+    let summary = place.run(&format!("{again} {SHORT} --threads 1 --json")).ends_with(&[0, 1]).json();
+    assert_eq!(summary["student"]["channels"], PRUNABLE / 4);
+}
+
+#[test]
+fn flat_folders_have_no_accuracy() {
+    let place = Workplace::new();
+    std::fs::create_dir(place.path("flat")).unwrap();
+    for (index, file) in ["block/00.png", "rows/01.jpg", "ring/02.png", "columns/03.jpg"].repeat(4).iter().enumerate() {
+        let extension = &file[file.len() - 3..];
+        place.write(&format!("flat/{index}.{extension}"), place.bytes(&format!("images/{file}")));
+    }
+    let arguments = JOB.replace("--target images", "--target flat");
+    let summary = place.run(&format!("{arguments} {SHORT} --json")).ends_with(&[0, 1]).json();
+    assert!(summary["teacher"]["accuracy"].is_null() && summary["student"]["accuracy"].is_null(), "{summary}");
+    place
+        .run("eval teacher.safetensors flat")
+        .fails_naming(&["flat: expected images in sub-folders", "block, columns"]);
+}
+
+#[test]
+fn the_same_seed_gives_the_same_bytes_and_another_seed_others() {
+    let place = Workplace::new();
+    let student = |more: &str| {
+        place.adapt(more);
+        (place.bytes("student.safetensors"), place.bytes("adapted.safetensors"))
+    };
+    let first = student("--adapted-out adapted.safetensors --seed 5");
+    assert!(first == student("--adapted-out adapted.safetensors --seed 5"), "two runs of one seed differ");
+    let other = student("--adapted-out adapted.safetensors --seed 6");
+    assert!(first.0 != other.0 && first.1 != other.1, "the seed changes nothing");
+}

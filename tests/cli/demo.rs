@@ -1,0 +1,20 @@
+//! The demo on its embedded data.
+
+use super::adapt::assert_summary_keys;
+use super::program;
+
+#[test]
+fn the_demo_prints_its_summary_and_keeps_its_files() {
+    let folder = tempfile::tempdir().unwrap();
+    let finished = program::run(folder.path(), "demo --steps 1 --json --out-dir kept").ends_with(&[0, 1]);
+    let summary = finished.json();
+    assert_summary_keys(&summary);
+    assert_eq!(summary["gate"]["accepted"], !finished.stderr.contains("the gate refused the student"));
+    assert!(summary["teacher"]["accuracy"].as_f64().is_some_and(|a| a > 20.0 && a < 90.0), "{summary}");
+    let channels = |model: &str| summary[model]["channels"].as_u64().unwrap();
+    assert!(channels("student") * 10 <= channels("teacher") * 4, "{summary}");
+    for file in ["teacher.safetensors", "adapted.safetensors", "report.json"] {
+        assert!(folder.path().join("kept").join(file).exists(), "{file}");
+    }
+    program::run(folder.path(), "inspect kept/adapted.safetensors").ends_with(&[0]);
+}

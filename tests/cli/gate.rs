@@ -1,0 +1,51 @@
+//! The gate refuses: the old student stays.
+
+use super::teacher;
+use super::workplace::{JOB, SHORT, Workplace};
+
+/// Removes nearly everything at once and repairs nothing.
+fn ruinous() -> String {
+    format!(
+        "{JOB} --batch-size 16 --holdout 0.3 --budget channels=0.9 --min-keep 0 --no-adapt --mask-steps 1 \
+         --tune-steps 0 --no-admm --soft-mask off --lr-scale 100"
+    )
+}
+
+#[test]
+fn a_collapsed_student_is_refused_and_the_old_one_stays() {
+    let place = Workplace::new();
+    place.write("student.safetensors", "the student in use");
+    let finished = place.run(&format!("{} --json", ruinous())).ends_with(&[1]);
+    assert_eq!(place.bytes("student.safetensors"), b"the student in use");
+    let summary = finished.json();
+    assert_eq!(summary["gate"]["accepted"], false);
+    let reason = summary["gate"]["reason"].as_str().unwrap();
+    assert!(reason.contains("expected at least"), "{reason}");
+    finished.logs(&[reason, "student.safetensors.refused"]);
+    let report = place.report();
+    assert_eq!((&report["gate"]["accepted"], &report["gate"]["reason"]), (&false.into(), &reason.into()));
+    place.run("inspect student.safetensors.refused").ends_with(&[0]);
+    assert!(!place.path("student.safetensors.checkpoint").exists());
+}
+
+#[test]
+fn the_table_names_the_refusal() {
+    let place = Workplace::new();
+    let finished = place.run(&ruinous()).ends_with(&[1]);
+    assert!(
+        finished.stdout.contains("refused") && finished.stdout.contains("expected at least"),
+        "{}",
+        finished.stdout
+    );
+    assert!(!place.path("student.safetensors").exists());
+}
+
+#[test]
+fn adaptation_of_an_untrained_teacher_cannot_end_in_an_error() {
+    let place = Workplace::new();
+    teacher::write_untrained(&place.path("teacher.safetensors"), 8);
+    let finished = place.run(&format!("{JOB} {SHORT} --json")).ends_with(&[0, 1]);
+    let accepted = finished.json()["gate"]["accepted"].as_bool().unwrap();
+    assert_eq!(place.path("student.safetensors").exists(), accepted);
+    assert_eq!(place.path("student.safetensors.refused").exists(), !accepted);
+}

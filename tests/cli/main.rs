@@ -1,0 +1,14 @@
+//! Drives the real program, every test in a folder of its own.
+
+mod adapt;
+mod broken_images;
+mod demo;
+mod errors;
+mod gate;
+mod predict;
+mod program;
+mod real_data;
+mod resume;
+mod shapes;
+mod teacher;
+mod workplace;
