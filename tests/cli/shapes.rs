@@ -18,7 +18,7 @@ pub fn draw(class: usize, rng: &mut Rng) -> GrayImage {
     let pixel = |x: u32, y: u32, noise: f32| {
         // Inside a square of 8 pixels, counted from its corner.
         let (x, y) = ((x as usize).wrapping_sub(left), (y as usize).wrapping_sub(top));
-        let border = |i: usize| i < 2 || i >= 6;
+        let border = |i: usize| !(2..6).contains(&i);
         let lit = x < 8 && y < 8 && [true, x % 4 < 2, border(x) || border(y), y % 4 < 2][class];
         image::Luma([(if lit { bright } else { 20.0 } + noise) as u8])
     };

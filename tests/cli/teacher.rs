@@ -85,7 +85,7 @@ fn random_params(graph: &Graph, seed: u64) -> Params {
         ParamKind::NormWeight | ParamKind::RunningVar => rng.range(0.8, 1.2),
     };
     let tensor = |shape: &[usize], values: Vec<f32>| Tensor::from_vec(values, shape, &Device::Cpu).unwrap();
-    let specs = graph.params().into_iter().map(|spec| {
+    let specs = graph.params().map(|spec| {
         let fan_in = spec.shape.iter().skip(1).product();
         let values = (0..spec.shape.iter().product()).map(|_| draw(spec.kind, fan_in)).collect();
         (spec.name, tensor(&spec.shape, values))
