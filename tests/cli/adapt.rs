@@ -55,7 +55,8 @@ fn the_report_holds_every_phase_and_its_losses() {
     assert_eq!(report["student"], summary["student"]);
     assert!(report["surgery_difference"].as_f64().unwrap() <= 1e-4);
     let phases = report["phases"].as_array().unwrap();
-    let expected = [("teacher", 6, "information"), ("mask", 10, "imitation"), ("fine_tune", 20, "imitation")];
+    let expected =
+        [("teacher", 6, "information_maximisation"), ("mask", 20, "imitation"), ("fine_tune", 200, "imitation")];
     assert_eq!(phases.len(), expected.len());
     for (phase, (name, steps, loss)) in phases.iter().zip(expected) {
         assert_eq!((&phase["phase"], &phase["steps"]), (&name.into(), &steps.into()));

@@ -33,7 +33,7 @@ fn the_table_names_the_refusal() {
     let place = Workplace::new();
     let finished = place.run(&ruinous()).ends_with(&[1]);
     assert!(
-        finished.stdout.contains("refused") && finished.stdout.contains("expected at least"),
+        finished.stdout.contains("REFUSED") && finished.stdout.contains("expected at least"),
         "{}",
         finished.stdout
     );

@@ -1,12 +1,13 @@
-//! A small teacher that is right on the shapes: random convolutions, and a classifier that answers with the class
-//! whose mean features are nearest.
+//! A small teacher that is right on the shapes, trained on the spot.
 
 use std::path::Path;
 use std::sync::OnceLock;
 
 use candle_core::{Device, Tensor};
 use secateur::graph::{Graph, ParamKind};
-use secateur::model::{Forward, Mode, Params};
+use secateur::loss::cross_entropy;
+use secateur::model::{Forward, Mode, Params, Student};
+use secateur::optim::{Optimizer, Sgd, SgdConfig, cosine, take_grads};
 use secateur::rng::Rng;
 use secateur::weights::{ModelDescription, write_atomic};
 use serde_json::{Value, json};
@@ -14,8 +15,8 @@ use serde_json::{Value, json};
 use super::shapes::{NAMES, SIDE, draw};
 
 const FEATURES: usize = 16;
-/// Scale of the logits: sure of most images, not of all.
-const SHARPNESS: f32 = 2.0;
+/// Updates it is trained with.
+const STEPS: usize = 80;
 const MEAN: f32 = 0.3;
 const STD: f32 = 0.3;
 
@@ -93,19 +94,29 @@ fn random_params(graph: &Graph, seed: u64) -> Params {
     specs.collect()
 }
 
-/// Random convolutions under the classifier w = k·μ, b = −k·|μ|²/2 of each class's mean features μ.
+/// Trains the network on random shapes for a second or two.
 fn fit(graph: &Graph) -> Params {
-    let mut params = random_params(graph, 3);
-    let (mut rng, mut weight, mut bias) = (Rng::new(2), Vec::new(), Vec::new());
-    for class in 0..NAMES.len() {
-        let images = batch(class, 32, &mut rng);
-        let features = Forward::new(graph, &params, Mode::Eval).run(&images).unwrap().features;
-        let mean: Vec<f32> = features.mean(0).unwrap().to_vec1().unwrap();
-        bias.push(-SHARPNESS * mean.iter().map(|v| v * v).sum::<f32>() / 2.0);
-        weight.extend(mean.iter().map(|v| SHARPNESS * v));
+    let mut rng = Rng::new(2);
+    let mut student = Student::new(graph, &random_params(graph, 3)).unwrap();
+    let vars = student.trainable();
+    let mut sgd = Sgd::new(SgdConfig::default()).unwrap();
+    for step in 0..STEPS {
+        let (images, labels) = mixed(8, &mut rng);
+        let output = Forward::new(graph, &student.params(), Mode::Train).run(&images).unwrap();
+        let loss = cross_entropy(&output.logits, &labels, None).unwrap();
+        let grads = take_grads(&vars, &mut loss.backward().unwrap());
+        sgd.step(&vars, &grads, 0.05 * cosine(step as f64 / STEPS as f64)).unwrap();
     }
-    let weight = Tensor::from_vec(weight, (NAMES.len(), FEATURES), &Device::Cpu).unwrap();
-    params.insert("fc.weight".into(), weight);
-    params.insert("fc.bias".into(), Tensor::from_vec(bias, NAMES.len(), &Device::Cpu).unwrap());
-    params
+    let (images, _) = mixed(64, &mut rng);
+    let statistics = Forward::new(graph, &student.frozen_params(), Mode::Train).run(&images).unwrap().statistics;
+    student.set_statistics(&statistics);
+    student.snapshot().unwrap()
+}
+
+/// `per_class` images of every shape, and their labels.
+fn mixed(per_class: usize, rng: &mut Rng) -> (Tensor, Tensor) {
+    let images: Vec<Tensor> = (0..NAMES.len()).map(|class| batch(class, per_class, rng)).collect();
+    let labels: Vec<u32> = (0..NAMES.len()).flat_map(|class| vec![class as u32; per_class]).collect();
+    let count = labels.len();
+    (Tensor::cat(&images, 0).unwrap(), Tensor::from_vec(labels, count, &Device::Cpu).unwrap())
 }
