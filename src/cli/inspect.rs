@@ -3,13 +3,14 @@
 use std::path::PathBuf;
 
 use candle_core::Device;
-use clap::{Args, ValueEnum};
+use clap::Args;
 use serde_json::{Value, json};
 
 use super::model_args::ModelArgs;
 use super::output::{print, short};
+use super::run_args::ScopeArg;
 use crate::Result;
-use crate::graph::{ChannelGroups, Scope};
+use crate::graph::ChannelGroups;
 use crate::model::Teacher;
 
 /// Arguments of `inspect`.
@@ -19,7 +20,7 @@ pub(super) struct InspectArgs {
     model: PathBuf,
     /// Which groups count as prunable
     #[arg(long, value_enum, default_value = "inner")]
-    scope: ScopeName,
+    scope: ScopeArg,
     /// Print one JSON object
     #[arg(long)]
     json: bool,
@@ -27,22 +28,10 @@ pub(super) struct InspectArgs {
     args: ModelArgs,
 }
 
-#[derive(Debug, Clone, Copy, ValueEnum)]
-enum ScopeName {
-    /// Insides of blocks only
-    Inner,
-    /// Residual streams too
-    All,
-}
-
 impl InspectArgs {
     pub fn run(self) -> Result<()> {
         let model = self.args.load(&self.model, &Device::Cpu)?;
-        let scope = match self.scope {
-            ScopeName::Inner => Scope::Inner,
-            ScopeName::All => Scope::All,
-        };
-        let groups = ChannelGroups::new(&model.graph, scope);
+        let groups = ChannelGroups::new(&model.graph, self.scope.into());
         print(&if self.json { as_json(&model, &groups).to_string() } else { as_text(&model, &groups) })
     }
 }

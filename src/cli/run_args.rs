@@ -16,6 +16,15 @@ pub(super) enum ScopeArg {
     All,
 }
 
+impl From<ScopeArg> for Scope {
+    fn from(arg: ScopeArg) -> Self {
+        match arg {
+            ScopeArg::Inner => Self::Inner,
+            ScopeArg::All => Self::All,
+        }
+    }
+}
+
 #[derive(Debug, Clone, Copy, ValueEnum)]
 pub(super) enum SoftArg {
     /// Gradient ascent on the discrepancy
@@ -106,10 +115,7 @@ impl RunArgs {
     /// [`Error::Config`] for a value out of range.
     pub fn apply(self, mut config: AdaptConfig) -> Result<AdaptConfig> {
         config.budget = (!self.no_prune).then_some(self.budget);
-        config.scope = match self.scope {
-            ScopeArg::Inner => Scope::Inner,
-            ScopeArg::All => Scope::All,
-        };
+        config.scope = self.scope.into();
         config.mask.soft = match self.soft_mask {
             SoftArg::Adversarial => SoftMask::Adversarial,
             SoftArg::Random => SoftMask::Random,
