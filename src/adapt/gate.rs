@@ -87,10 +87,11 @@ pub fn judge(config: &GateConfig, expect: Expect, candidate: &Tensor, reference:
         }
     };
     if expect == Expect::SameAnswers {
-        demand("agreement with the teacher", agreement, config.min_agreement);
+        demand("agreement with the adapted teacher", agreement, config.min_agreement);
     }
     demand("mutual information", new.information, config.min_information * old.information);
     demand("diversity of the predictions", new.diversity, config.min_diversity * old.diversity);
+    let images = candidate.dim(0)?;
     let accepted = reasons.is_empty();
     let reason = if accepted {
         format!(
@@ -100,7 +101,8 @@ pub fn judge(config: &GateConfig, expect: Expect, candidate: &Tensor, reference:
     } else {
         reasons.join("; ")
     };
-    Ok(Verdict { accepted, reason, agreement, candidate: new, reference: old, images: candidate.dim(0)? })
+    let reason = format!("{reason} (on {images} images)");
+    Ok(Verdict { accepted, reason, agreement, candidate: new, reference: old, images })
 }
 
 #[cfg(test)]

@@ -94,6 +94,11 @@ pub fn run(job: &Job, observer: &mut dyn Observer) -> Result<Outcome> {
         Some(budget) => Some(Selector::new(&job.teacher.graph, &groups, budget, &job.config.limits)?),
         None => None,
     };
+    if let (Some(selector), Some(budget)) = (&selector, job.config.budget)
+        && budget.limit(selector.full(), 1.0) >= selector.full()
+    {
+        log::warn!("the teacher is within the budget as it is, nothing will be removed budget={budget}");
+    }
     let (train, held) = job.target.split(job.config.holdout, job.config.seed);
     let context = Context {
         teacher: job.teacher,
@@ -106,7 +111,7 @@ pub fn run(job: &Job, observer: &mut dyn Observer) -> Result<Outcome> {
         groups: &groups,
     };
     let mut stages = Stages::new(job, &context, observer)?;
-    stages.note("the teacher answers the target images");
+    stages.note("the teacher answers the target images")?;
     let before = context.answer(&job.teacher.graph, &job.teacher.params)?;
     let adapted = stages.adapt_teacher(&before)?;
     let pruned = match &selector {

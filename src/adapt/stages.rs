@@ -1,5 +1,6 @@
 //! The stages of a run, each fresh or from a checkpoint.
 
+use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use candle_core::Tensor;
@@ -76,8 +77,16 @@ impl<'a> Stages<'a> {
         Ok(Self { context, driver, resumed })
     }
 
-    pub fn note(&mut self, text: &str) {
+    /// Announces work outside the phases' steps, unless the run shall stop.
+    ///
+    /// # Errors
+    /// [`Error::Interrupted`] after a requested stop; the last checkpoint holds all that can be gone on from.
+    pub fn note(&mut self, text: &str) -> Result<()> {
+        if self.driver.safety.stop.load(Ordering::Relaxed) {
+            return Err(Error::Interrupted(format!("stopped before: {text}; go on with --resume")));
+        }
         self.driver.observer.note(text);
+        Ok(())
     }
 
     pub fn identity(&self) -> &RunIdentity {
@@ -148,7 +157,7 @@ impl<'a> Stages<'a> {
     fn candidates(&mut self, before: &Answers) -> Result<Vec<Adapted>> {
         let context = self.context;
         let teacher = context.teacher;
-        self.note("batch-norm statistics of the target");
+        self.note("batch-norm statistics of the target")?;
         let statistics = self.with_statistics(&teacher.graph, &teacher.params)?;
         let mut candidates = vec![
             self.candidate(AdaptedBy::Source, teacher.params.clone(), before)?,
@@ -188,7 +197,7 @@ impl<'a> Stages<'a> {
         );
         let mut phase = FineTunePhase::new(context, &small, &small_params, &adapted.answers)?;
         self.drive(Phase::FineTune, context.config.fine_tune.steps, &mut phase)?;
-        self.note("batch-norm statistics of the student");
+        self.note("batch-norm statistics of the student")?;
         let params = self.with_statistics(&small, &phase.into_params()?)?;
         Ok(Pruned { graph: small, params, keep, surgery_difference })
     }
@@ -202,7 +211,7 @@ impl<'a> Stages<'a> {
                 (tensors.get("masked", context.device)?, keep)
             }
             None => {
-                self.note("importance of every channel");
+                self.note("importance of every channel")?;
                 let rank = ranking::rank(context, &adapted.params, &adapted.answers)?;
                 let mut phase = MaskPhase::new(context, &adapted.params, selector, rank, &adapted.answers)?;
                 self.drive(Phase::Mask, context.config.mask.steps, &mut phase)?;

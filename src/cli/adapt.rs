@@ -132,6 +132,9 @@ pub(super) fn write_outcome(
     adapted_out: Option<&Path>,
     report_path: &Path,
 ) -> Result<PathBuf> {
+    if !outcome.report.gate.accepted && out.exists() {
+        log::warn!("the student from before is left as it was path={}", out.display());
+    }
     let path = match outcome.report.gate.accepted {
         true => out.to_path_buf(),
         false => with_suffix(out, ".refused"),

@@ -31,7 +31,7 @@ pub(super) fn summary(report: &Report) -> Value {
 pub(super) fn table(report: &Report) -> String {
     let mut lines = vec![format!(
         "{:<16} {:>9} {:>9} {:>10} {:>10} {:>9} {:>11}",
-        "model", "accuracy", "channels", "params", "MACs", "size", "latency"
+        "model", "accuracy", "channels", "params", "MACs", "f32 size", "latency"
     )];
     let rows = [("teacher", &report.teacher), ("adapted teacher", &report.adapted), ("student", &report.student)];
     lines.extend(rows.iter().map(|(name, figures)| row(name, figures)));
@@ -49,6 +49,9 @@ pub(super) fn table(report: &Report) -> String {
     ));
     let verdict = if report.gate.accepted { "accepted" } else { "REFUSED" };
     lines.push(format!("gate: {verdict}: {}", report.gate.reason));
+    if t.accuracy.is_some() {
+        lines.push("accuracy: on all readable target images; their labels are used for nothing else".to_string());
+    }
     lines.push(format!("{:.1} s, peak memory {} MB", report.wall_s, report.peak_rss_mb));
     lines.join("\n")
 }

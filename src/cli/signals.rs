@@ -5,6 +5,7 @@ use std::sync::atomic::AtomicBool;
 
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::flag;
+use signal_hook::iterator::Signals;
 
 use crate::{Error, Result};
 
@@ -17,5 +18,12 @@ pub(super) fn stop_flag() -> Result<Arc<AtomicBool>> {
             .and_then(|_| flag::register(signal, Arc::clone(&stop)))
             .map_err(|e| Error::Config(format!("signal {signal} cannot be handled: {e}")))?;
     }
+    let mut signals =
+        Signals::new([SIGINT, SIGTERM]).map_err(|e| Error::Config(format!("signals cannot be watched: {e}")))?;
+    std::thread::spawn(move || {
+        if signals.forever().next().is_some() {
+            log::warn!("stopping after the work in progress; a second signal ends the program at once, unsaved");
+        }
+    });
     Ok(stop)
 }

@@ -98,7 +98,7 @@ impl FromStr for Budget {
             let known: Vec<&str> = Measure::ALL.iter().map(|(_, n)| *n).collect();
             fail(format!("unknown measure {name:?}, expected one of {}", known.join(", ")))
         })?;
-        let digits = value.trim_end_matches(['B', 'b']);
+        let digits = if measure == Measure::Bytes { value.trim_end_matches(['B', 'b']) } else { value };
         let (digits, factor) = match digits.chars().last() {
             Some('k' | 'K') => (&digits[..digits.len() - 1], 1e3),
             Some('m' | 'M') => (&digits[..digits.len() - 1], 1e6),
