@@ -8,6 +8,7 @@ pub mod adapt;
 pub mod arch;
 pub mod cli;
 pub mod data;
+pub mod engine;
 pub mod error;
 pub mod graph;
 pub mod loss;

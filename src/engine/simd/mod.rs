@@ -1,0 +1,150 @@
+//! Vectors of f32 and the run-time choice of the instruction set.
+//!
+//! Kernels are written once against [`Vector`] and compiled for each instruction set by [`dispatch`]. Nothing beyond
+//! the target's baseline runs unless the processor says that it has it.
+
+mod portable;
+#[cfg(target_arch = "aarch64")]
+mod neon;
+#[cfg(target_arch = "x86_64")]
+mod x86;
+
+pub(super) use portable::Portable;
+#[cfg(target_arch = "aarch64")]
+pub(super) use neon::Neon;
+#[cfg(target_arch = "x86_64")]
+pub(super) use x86::{Avx2, Avx512};
+
+use std::fmt;
+
+/// Channels of every activation are padded to a multiple of this many values, so that no kernel needs a scalar tail.
+pub(super) const CHANNEL_BLOCK: usize = 8;
+
+/// `channels` rounded up to whole blocks.
+pub(super) const fn padded(channels: usize) -> usize {
+    channels.div_ceil(CHANNEL_BLOCK) * CHANNEL_BLOCK
+}
+
+/// An instruction set that kernels are compiled for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Isa {
+    /// What every processor of the target has.
+    Portable,
+    /// x86-64 with AVX2 and FMA: 8 values.
+    Avx2,
+    /// x86-64 with AVX-512 F, besides AVX2 and FMA: 16 values.
+    Avx512,
+    /// AArch64 Advanced SIMD: 4 values.
+    Neon,
+}
+
+impl Isa {
+    /// The best one this processor has.
+    pub fn detect() -> Self {
+        #[cfg(target_arch = "x86_64")]
+        {
+            let avx2 = is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma");
+            if avx2 && is_x86_feature_detected!("avx512f") {
+                return Self::Avx512;
+            }
+            if avx2 {
+                return Self::Avx2;
+            }
+        }
+        if cfg!(target_arch = "aarch64") { Self::Neon } else { Self::Portable }
+    }
+
+    /// Every instruction set this processor can run, for tests and comparisons.
+    pub fn available() -> Vec<Self> {
+        match Self::detect() {
+            Self::Avx512 => vec![Self::Portable, Self::Avx2, Self::Avx512],
+            best @ (Self::Avx2 | Self::Neon) => vec![Self::Portable, best],
+            Self::Portable => vec![Self::Portable],
+        }
+    }
+}
+
+impl fmt::Display for Isa {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Portable => "portable",
+            Self::Avx2 => "avx2",
+            Self::Avx512 => "avx512",
+            Self::Neon => "neon",
+        })
+    }
+}
+
+/// A vector register of f32 values.
+///
+/// # Safety
+/// Every method may only be called where the instruction set it belongs to is present; [`dispatch`] sees to that.
+/// `load` and `store` touch `LANES` values at `p`, of any alignment.
+pub(super) trait Vector: Copy {
+    /// Values per register.
+    const LANES: usize;
+
+    unsafe fn splat(x: f32) -> Self;
+    unsafe fn load(p: *const f32) -> Self;
+    unsafe fn store(self, p: *mut f32);
+    unsafe fn add(self, other: Self) -> Self;
+    unsafe fn sub(self, other: Self) -> Self;
+    unsafe fn mul(self, other: Self) -> Self;
+    unsafe fn div(self, other: Self) -> Self;
+    unsafe fn max(self, other: Self) -> Self;
+    unsafe fn min(self, other: Self) -> Self;
+    /// `a·b + self`.
+    unsafe fn fma(self, a: Self, b: Self) -> Self;
+    /// 2ⁿ, where `self` is n + 1.5·2²³ with an integer n.
+    unsafe fn pow2_shifted(self) -> Self;
+}
+
+/// exp(x), relative error below 2e-7 on [−87, 88]; beyond, the value at the end of that range.
+///
+/// # Source
+/// Moshier, Cephes `expf`: exp(x) = 2ⁿ·exp(r) with |r| ≤ ln 2 / 2, the split of ln 2 and the coefficients.
+///
+/// # Safety
+/// As [`Vector`].
+#[inline(always)]
+pub(super) unsafe fn exp<V: Vector>(x: V) -> V {
+    // Adding 1.5·2²³ rounds to an integer and leaves it in the low bits.
+    const ROUND: f32 = 12_582_912.0;
+    // SAFETY: the caller's.
+    unsafe {
+        let s = |value: f32| V::splat(value);
+        let x = x.max(s(-87.0)).min(s(88.0));
+        let shifted = s(ROUND).fma(x, s(std::f32::consts::LOG2_E));
+        let n = shifted.sub(s(ROUND));
+        let r = x.fma(n, s(-0.693_359_4)).fma(n, s(2.121_944_4e-4));
+        let mut p = s(1.987_569_1e-4);
+        p = s(1.398_199_9e-3).fma(p, r);
+        p = s(8.333_452e-3).fma(p, r);
+        p = s(4.166_579_6e-2).fma(p, r);
+        p = s(1.666_666_5e-1).fma(p, r);
+        p = s(5.000_000_3e-1).fma(p, r);
+        let p = r.fma(p.mul(r), r).add(s(1.0));
+        p.mul(shifted.pow2_shifted())
+    }
+}
+
+/// Calls `$body::<V>(arguments)`, each written `name: type = value`, compiled for instruction set `$isa`; V is its
+/// vector with at most [`CHANNEL_BLOCK`] lanes. `$body` must be `#[inline(always)]` all the way down.
+macro_rules! dispatch {
+    ($isa:expr, $body:ident($($arg:ident: $ty:ty = $value:expr),* $(,)?)) => {{
+        #[cfg(target_arch = "x86_64")]
+        #[target_feature(enable = "avx2,fma")]
+        unsafe fn avx2($($arg: $ty),*) {
+            // SAFETY: the features are enabled here; the rest is the caller's.
+            unsafe { $body::<$crate::engine::simd::Avx2>($($arg),*) }
+        }
+        match $isa {
+            #[cfg(target_arch = "x86_64")]
+            $crate::engine::simd::Isa::Avx2 | $crate::engine::simd::Isa::Avx512 => avx2($($value),*),
+            #[cfg(target_arch = "aarch64")]
+            $crate::engine::simd::Isa::Neon => $body::<$crate::engine::simd::Neon>($($value),*),
+            _ => $body::<$crate::engine::simd::Portable>($($value),*),
+        }
+    }};
+}
+pub(super) use dispatch;

@@ -1,0 +1,64 @@
+//! AArch64 Advanced SIMD, part of the target's baseline.
+
+#[allow(clippy::wildcard_imports, reason = "the intrinsics' names carry their own prefix")]
+use std::arch::aarch64::*;
+
+use super::Vector;
+
+/// Four f32 values.
+#[derive(Clone, Copy)]
+pub(in crate::engine) struct Neon(float32x4_t);
+
+// SAFETY of every call: Advanced SIMD is in the baseline; pointers are the caller's.
+impl Vector for Neon {
+    const LANES: usize = 4;
+
+    #[inline(always)]
+    unsafe fn splat(x: f32) -> Self {
+        unsafe { Self(vdupq_n_f32(x)) }
+    }
+    #[inline(always)]
+    unsafe fn load(p: *const f32) -> Self {
+        unsafe { Self(vld1q_f32(p)) }
+    }
+    #[inline(always)]
+    unsafe fn store(self, p: *mut f32) {
+        unsafe { vst1q_f32(p, self.0) }
+    }
+    #[inline(always)]
+    unsafe fn add(self, other: Self) -> Self {
+        unsafe { Self(vaddq_f32(self.0, other.0)) }
+    }
+    #[inline(always)]
+    unsafe fn sub(self, other: Self) -> Self {
+        unsafe { Self(vsubq_f32(self.0, other.0)) }
+    }
+    #[inline(always)]
+    unsafe fn mul(self, other: Self) -> Self {
+        unsafe { Self(vmulq_f32(self.0, other.0)) }
+    }
+    #[inline(always)]
+    unsafe fn div(self, other: Self) -> Self {
+        unsafe { Self(vdivq_f32(self.0, other.0)) }
+    }
+    #[inline(always)]
+    unsafe fn max(self, other: Self) -> Self {
+        unsafe { Self(vmaxq_f32(self.0, other.0)) }
+    }
+    #[inline(always)]
+    unsafe fn min(self, other: Self) -> Self {
+        unsafe { Self(vminq_f32(self.0, other.0)) }
+    }
+    #[inline(always)]
+    unsafe fn fma(self, a: Self, b: Self) -> Self {
+        unsafe { Self(vfmaq_f32(self.0, a.0, b.0)) }
+    }
+    #[inline(always)]
+    unsafe fn pow2_shifted(self) -> Self {
+        const SHIFT: u32 = 12_582_912f32.to_bits() - 127;
+        unsafe {
+            let n = vsubq_u32(vreinterpretq_u32_f32(self.0), vdupq_n_u32(SHIFT));
+            Self(vreinterpretq_f32_u32(vshlq_n_u32::<23>(n)))
+        }
+    }
+}

@@ -1,0 +1,121 @@
+//! AVX2 with FMA, and AVX-512 F.
+
+#[allow(clippy::wildcard_imports, reason = "the intrinsics' names carry their own prefix")]
+use std::arch::x86_64::*;
+
+use super::Vector;
+
+/// Bits of 1.5·2²³ less the exponent bias.
+const SHIFT: i32 = 12_582_912f32.to_bits() as i32 - 127;
+
+/// Eight f32 values.
+#[derive(Clone, Copy)]
+pub(in crate::engine) struct Avx2(__m256);
+
+/// Sixteen f32 values.
+#[derive(Clone, Copy)]
+pub(in crate::engine) struct Avx512(__m512);
+
+macro_rules! vector {
+    ($name:ident, $lanes:literal, $splat:ident, $load:ident, $store:ident, $add:ident, $sub:ident, $mul:ident,
+     $div:ident, $max:ident, $min:ident, $fma:ident, $pow2:expr) => {
+        // SAFETY of every call: the trait's contract, the instruction set is there.
+        impl Vector for $name {
+            const LANES: usize = $lanes;
+
+            #[inline(always)]
+            unsafe fn splat(x: f32) -> Self {
+                unsafe { Self($splat(x)) }
+            }
+            #[inline(always)]
+            unsafe fn load(p: *const f32) -> Self {
+                unsafe { Self($load(p)) }
+            }
+            #[inline(always)]
+            unsafe fn store(self, p: *mut f32) {
+                unsafe { $store(p, self.0) }
+            }
+            #[inline(always)]
+            unsafe fn add(self, other: Self) -> Self {
+                unsafe { Self($add(self.0, other.0)) }
+            }
+            #[inline(always)]
+            unsafe fn sub(self, other: Self) -> Self {
+                unsafe { Self($sub(self.0, other.0)) }
+            }
+            #[inline(always)]
+            unsafe fn mul(self, other: Self) -> Self {
+                unsafe { Self($mul(self.0, other.0)) }
+            }
+            #[inline(always)]
+            unsafe fn div(self, other: Self) -> Self {
+                unsafe { Self($div(self.0, other.0)) }
+            }
+            #[inline(always)]
+            unsafe fn max(self, other: Self) -> Self {
+                unsafe { Self($max(self.0, other.0)) }
+            }
+            #[inline(always)]
+            unsafe fn min(self, other: Self) -> Self {
+                unsafe { Self($min(self.0, other.0)) }
+            }
+            #[inline(always)]
+            unsafe fn fma(self, a: Self, b: Self) -> Self {
+                unsafe { Self($fma(a.0, b.0, self.0)) }
+            }
+            #[inline(always)]
+            unsafe fn pow2_shifted(self) -> Self {
+                unsafe { Self($pow2(self.0)) }
+            }
+        }
+    };
+}
+
+#[inline(always)]
+unsafe fn pow2_256(x: __m256) -> __m256 {
+    // SAFETY: the caller's.
+    unsafe {
+        let n = _mm256_sub_epi32(_mm256_castps_si256(x), _mm256_set1_epi32(SHIFT));
+        _mm256_castsi256_ps(_mm256_slli_epi32::<23>(n))
+    }
+}
+
+#[inline(always)]
+unsafe fn pow2_512(x: __m512) -> __m512 {
+    // SAFETY: the caller's.
+    unsafe {
+        let n = _mm512_sub_epi32(_mm512_castps_si512(x), _mm512_set1_epi32(SHIFT));
+        _mm512_castsi512_ps(_mm512_slli_epi32::<23>(n))
+    }
+}
+
+vector!(
+    Avx2,
+    8,
+    _mm256_set1_ps,
+    _mm256_loadu_ps,
+    _mm256_storeu_ps,
+    _mm256_add_ps,
+    _mm256_sub_ps,
+    _mm256_mul_ps,
+    _mm256_div_ps,
+    _mm256_max_ps,
+    _mm256_min_ps,
+    _mm256_fmadd_ps,
+    pow2_256
+);
+vector!(
+    Avx512,
+    16,
+    _mm512_set1_ps,
+    _mm512_loadu_ps,
+    _mm512_storeu_ps,
+    _mm512_add_ps,
+    _mm512_sub_ps,
+    _mm512_mul_ps,
+    _mm512_div_ps,
+    _mm512_max_ps,
+    _mm512_min_ps,
+    _mm512_fmadd_ps,
+    pow2_512
+);
