@@ -116,7 +116,8 @@ mod tests {
         let graph = b.finish().unwrap();
         let steps = fuse(&graph);
         let conv_a = Step { node: 1, inputs: vec![0], residual: None, activation: Some(Activation::Relu), output: 2 };
-        let conv_b = Step { node: 3, inputs: vec![2], residual: Some(2), activation: Some(Activation::Relu), output: 5 };
+        let conv_b =
+            Step { node: 3, inputs: vec![2], residual: Some(2), activation: Some(Activation::Relu), output: 5 };
         assert_eq!(steps[..2], [conv_a, conv_b]);
         // Global pooling, then the linear layer reads it without a flattening step.
         assert_eq!(steps.len(), 4);

@@ -135,9 +135,8 @@ fn assign(graph: &Graph, steps: &[Step], views: &mut HashMap<NodeId, View>, max_
 /// Takes a parameter out, so that its memory is free as soon as it is packed.
 fn take(graph: &Graph, id: NodeId, suffix: &str, params: &mut ParamTensors) -> Result<Vec<f32>> {
     let name = format!("{}.{suffix}", graph.nodes()[id].name);
-    let tensor = params
-        .remove(&name)
-        .ok_or_else(|| Error::Shape(format!("{}: parameter {name} is missing", graph.name())))?;
+    let tensor =
+        params.remove(&name).ok_or_else(|| Error::Shape(format!("{}: parameter {name} is missing", graph.name())))?;
     Ok(tensor.to_device(&candle_core::Device::Cpu)?.flatten_all()?.to_vec1()?)
 }
 

@@ -18,7 +18,8 @@ pub(super) fn winograd_tile(conv: &Conv2d, input: &View, output: &View) -> Optio
     let cost = |tile: WinogradTile| {
         let [rows, columns] = tile.grid(output.size);
         let (tiles, f) = (rows * columns, tile.frequencies());
-        (tiles * f * c * k) as f64 + TRANSFORM * (tiles * f * (input.pixel + output.pixel)) as f64
+        (tiles * f * c * k) as f64
+            + TRANSFORM * (tiles * f * (input.pixel + output.pixel)) as f64
             + WEIGHT * (f * c * k) as f64
     };
     let best = [WinogradTile::Two, WinogradTile::Four].into_iter().min_by(|a, b| cost(*a).total_cmp(&cost(*b)))?;
@@ -28,4 +29,4 @@ pub(super) fn winograd_tile(conv: &Conv2d, input: &View, output: &View) -> Optio
 /// Multiply-accumulates in the time of moving one transformed value in and out.
 const TRANSFORM: f64 = 10.0;
 /// Multiply-accumulates in the time of reading one weight from beyond the second-level cache.
-const WEIGHT: f64 = 8.0;
+const WEIGHT: f64 = 24.0;

@@ -3,12 +3,14 @@
 use super::conv::ConvWeights;
 use super::epilogue::{Epilogue, clamp, smooth};
 use super::{Context, Kernel, View, part, task_count};
-use crate::engine::simd::{Vector, dispatch, padded};
+use crate::engine::simd::{CHANNEL_BLOCK, Vector, dispatch, padded};
 use crate::graph::Conv2d;
 
 /// Output pixels computed together, so that a weight is loaded once for all of them.
 const TILE: usize = 4;
 const MACS_PER_TASK: usize = 1 << 17;
+/// Weights that stay in the first-level cache while a task goes over its rows.
+const WEIGHTS_PER_BLOCK: usize = 4 << 10;
 
 /// A depthwise convolution (one filter per channel), with its activation.
 pub(in crate::engine) struct Depthwise {
@@ -43,10 +45,21 @@ impl Kernel for Depthwise {
     }
 
     unsafe fn run(&self, task: usize, context: &Context) {
-        let tasks = self.tasks(context.batch, context.threads);
-        for row in part(context.batch * self.output.size[0], task, tasks) {
-            // SAFETY: the caller's.
-            unsafe { dispatch!(context.isa, output_row(this: &Depthwise = self, context: &Context = context, row: usize = row)) }
+        let rows = part(context.batch * self.output.size[0], task, self.tasks(context.batch, context.threads));
+        let rows = (rows.start, rows.end);
+        // SAFETY: the caller's.
+        unsafe {
+            match self.conv.kernel[1] {
+                3 => {
+                    dispatch!(context.isa, rows3(this: &Depthwise = self, context: &Context = context, rows: (usize, usize) = rows))
+                }
+                5 => {
+                    dispatch!(context.isa, rows5(this: &Depthwise = self, context: &Context = context, rows: (usize, usize) = rows))
+                }
+                _ => {
+                    dispatch!(context.isa, rows_any(this: &Depthwise = self, context: &Context = context, rows: (usize, usize) = rows))
+                }
+            }
         }
     }
 
@@ -59,84 +72,126 @@ impl Kernel for Depthwise {
     }
 }
 
-/// The taps `0..taps` that stay inside `0..size` from position `start`, which may lie in front of it (wrapped around).
 #[inline(always)]
-fn valid(start: usize, taps: usize, dilation: usize, size: usize) -> (usize, usize) {
-    let mut first = 0;
-    while first < taps && start.wrapping_add(first * dilation) >= size {
-        first += 1;
-    }
-    let mut end = first;
-    while end < taps && start.wrapping_add(end * dilation) < size {
-        end += 1;
-    }
-    (first, end)
+unsafe fn rows3<V: Vector>(this: &Depthwise, context: &Context, rows: (usize, usize)) {
+    // SAFETY: the caller's.
+    unsafe { output_rows::<V, 3>(this, context, rows) }
 }
 
-/// One row of output pixels; `row` counts over the batch.
 #[inline(always)]
-unsafe fn output_row<V: Vector>(this: &Depthwise, context: &Context, row: usize) {
-    let (conv, input, output) = (&this.conv, &this.input, &this.output);
-    let (n, oy) = (row / output.size[0], row % output.size[0]);
-    let y = (oy * conv.stride[0]).wrapping_sub(conv.padding.top);
-    let rows = valid(y, conv.kernel[0], conv.dilation[0], input.size[0]);
+unsafe fn rows5<V: Vector>(this: &Depthwise, context: &Context, rows: (usize, usize)) {
+    // SAFETY: the caller's.
+    unsafe { output_rows::<V, 5>(this, context, rows) }
+}
+
+#[inline(always)]
+unsafe fn rows_any<V: Vector>(this: &Depthwise, context: &Context, rows: (usize, usize)) {
+    // SAFETY: the caller's.
+    unsafe { output_rows::<V, 0>(this, context, rows) }
+}
+
+/// Some output rows, counted over the batch, for a kernel `KW` columns wide (0: any width).
+#[inline(always)]
+unsafe fn output_rows<V: Vector, const KW: usize>(this: &Depthwise, context: &Context, rows: (usize, usize)) {
+    let (conv, input, output, channels) = (&this.conv, &this.input, &this.output, this.bias.len());
+    let taps = conv.kernel[0] * conv.kernel[1];
+    let block = (WEIGHTS_PER_BLOCK / taps / CHANNEL_BLOCK).max(1) * CHANNEL_BLOCK;
     let reach = (conv.kernel[1] - 1) * conv.dilation[1];
-    let mut ox = 0;
-    while ox < output.size[1] {
-        let x = (ox * conv.stride[1]).wrapping_sub(conv.padding.left);
-        let last = ox + TILE - 1;
-        let end = last * conv.stride[1] + reach;
-        let whole = x < input.size[1] && last < output.size[1] && end < conv.padding.left + input.size[1];
-        // SAFETY: taps outside the image are left out; pixels are inside the output.
-        unsafe {
-            let image = context.at(input, n).cast_const();
-            let out = context.at(output, n).add((oy * output.size[1] + ox) * output.pixel);
-            let origin = image.wrapping_add(y.wrapping_mul(input.row()).wrapping_add(x.wrapping_mul(input.pixel)));
-            if whole {
-                pixels::<V, TILE>(this, origin, out, (rows, (0, conv.kernel[1])));
-                ox += TILE;
-            } else {
-                let columns = valid(x, conv.kernel[1], conv.dilation[1], input.size[1]);
-                pixels::<V, 1>(this, origin, out, (rows, columns));
-                ox += 1;
+    let mut c = 0;
+    while c < channels {
+        let end = channels.min(c + block);
+        for row in rows.0..rows.1 {
+            let (n, oy) = (row / output.size[0], row % output.size[0]);
+            let y = (oy * conv.stride[0]).wrapping_sub(conv.padding.top);
+            let (mut first, mut last) = (0, conv.kernel[0]);
+            while first < last && y.wrapping_add(first * conv.dilation[0]) >= input.size[0] {
+                first += 1;
             }
-        }
-    }
-}
-
-/// `T` neighbouring output pixels, all channels, over the taps given as ranges of rows and columns.
-#[inline(always)]
-unsafe fn pixels<V: Vector, const T: usize>(
-    this: &Depthwise,
-    origin: *const f32,
-    out: *mut f32,
-    (rows, columns): ((usize, usize), (usize, usize)),
-) {
-    let (conv, input, channels) = (&this.conv, &this.input, this.bias.len());
-    let step = conv.stride[1] * input.pixel;
-    // SAFETY: the caller's; channels are padded on both sides.
-    unsafe {
-        let (low, high) = (V::splat(this.epilogue.low), V::splat(this.epilogue.high));
-        let mut c = 0;
-        while c < channels {
-            let mut acc = [V::load(this.bias.as_ptr().add(c)); T];
-            for ky in rows.0..rows.1 {
-                for kx in columns.0..columns.1 {
-                    let w = V::load(this.weights.as_ptr().add((ky * conv.kernel[1] + kx) * channels + c));
-                    let from = ky * conv.dilation[0] * input.row() + kx * conv.dilation[1] * input.pixel + c;
-                    for t in 0..T {
-                        acc[t] = acc[t].fma(V::load(origin.wrapping_add(from + t * step)), w);
+            while last > first && y.wrapping_add((last - 1) * conv.dilation[0]) >= input.size[0] {
+                last -= 1;
+            }
+            let mut ox = 0;
+            while ox < output.size[1] {
+                let x = (ox * conv.stride[1]).wrapping_sub(conv.padding.left);
+                let count = TILE.min(output.size[1] - ox);
+                let far = (ox + TILE - 1) * conv.stride[1] + reach;
+                let whole = count == TILE && x < input.size[1] && far < conv.padding.left + input.size[1];
+                // SAFETY: taps outside the image are left out; the pixels are the output's.
+                unsafe {
+                    let image = context.at(input, n).cast_const();
+                    let at = y.wrapping_mul(input.row()).wrapping_add(x.wrapping_mul(input.pixel));
+                    let tile = Tile {
+                        origin: image.wrapping_add(at),
+                        out: context.at(output, n).add((oy * output.size[1] + ox) * output.pixel),
+                        rows: (first, last),
+                        x,
+                        count,
+                        channels: (c, end),
+                    };
+                    if whole {
+                        pixels::<V, KW, true>(this, &tile);
+                    } else {
+                        pixels::<V, KW, false>(this, &tile);
                     }
                 }
+                ox += TILE;
             }
-            for t in 0..T {
-                let mut y = clamp(acc[t], low, high);
-                if let Some(function) = this.epilogue.smooth {
-                    y = smooth(y, function);
-                }
-                y.store(out.add(t * this.output.pixel + c));
-            }
-            c += V::LANES;
         }
+        c = end;
+    }
+}
+
+/// Up to [`TILE`] neighbouring output pixels.
+struct Tile {
+    /// Where the first tap of the first pixel reads; may lie outside the image.
+    origin: *const f32,
+    out: *mut f32,
+    /// Kernel rows that lie in the image.
+    rows: (usize, usize),
+    /// The origin's column, wrapped around if it lies in front of the image.
+    x: usize,
+    /// Pixels to write.
+    count: usize,
+    channels: (usize, usize),
+}
+
+/// Computes a tile; `WHOLE` promises that all its columns lie in the image and that it is full.
+#[inline(always)]
+unsafe fn pixels<V: Vector, const KW: usize, const WHOLE: bool>(this: &Depthwise, tile: &Tile) {
+    let (conv, input, channels) = (&this.conv, &this.input, this.bias.len());
+    let kernel_width = if KW == 0 { conv.kernel[1] } else { KW };
+    let (step, tap_step) = (conv.stride[1] * input.pixel, conv.dilation[1] * input.pixel);
+    let mut c = tile.channels.0;
+    while c < tile.channels.1 {
+        // SAFETY: the caller's; channels are padded on both sides.
+        unsafe {
+            let mut acc = [V::load(this.bias.as_ptr().add(c)); TILE];
+            for ky in tile.rows.0..tile.rows.1 {
+                let mut weights = this.weights.as_ptr().add(ky * kernel_width * channels + c);
+                let mut from = tile.origin.wrapping_add(ky * conv.dilation[0] * input.row() + c);
+                for kx in 0..kernel_width {
+                    let w = V::load(weights);
+                    for t in 0..TILE {
+                        let x = tile.x.wrapping_add(t * conv.stride[1] + kx * conv.dilation[1]);
+                        if WHOLE || (x < input.size[1] && t < tile.count) {
+                            acc[t] = acc[t].fma(V::load(from.wrapping_add(t * step)), w);
+                        }
+                    }
+                    weights = weights.wrapping_add(channels);
+                    from = from.wrapping_add(tap_step);
+                }
+            }
+            let (low, high) = (V::splat(this.epilogue.low), V::splat(this.epilogue.high));
+            for t in 0..TILE {
+                if WHOLE || t < tile.count {
+                    let mut y = clamp(acc[t], low, high);
+                    if let Some(function) = this.epilogue.smooth {
+                        y = smooth(y, function);
+                    }
+                    y.store(tile.out.add(t * this.output.pixel + c));
+                }
+            }
+        }
+        c += V::LANES;
     }
 }

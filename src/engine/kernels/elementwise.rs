@@ -123,7 +123,9 @@ impl Kernel for Activate {
 
     unsafe fn run(&self, task: usize, context: &Context) {
         // SAFETY: the caller's.
-        unsafe { dispatch!(context.isa, activate(this: &Activate = self, context: &Context = context, task: usize = task)) }
+        unsafe {
+            dispatch!(context.isa, activate(this: &Activate = self, context: &Context = context, task: usize = task))
+        }
     }
 
     fn name(&self) -> String {

@@ -10,6 +10,8 @@ use crate::engine::simd::{CHANNEL_BLOCK, Isa, Vector};
 
 /// Inner products per pass over a panel: 16 columns of 384 values are 24 KB.
 const INNER_BLOCK: usize = 384;
+/// How far ahead of its use a panel is asked for, in values: weights come from memory once per request.
+const AHEAD: usize = 512;
 /// The tallest register tile of any instruction set.
 pub(in crate::engine) const MAX_ROWS: usize = 12;
 
@@ -119,7 +121,8 @@ struct Stretch {
 pub(in crate::engine) unsafe fn product(isa: Isa, p: &PanelProduct, count: usize) {
     let shape = TileShape::of(isa);
     let [large, small] = split_rows(count, shape.rows_for(p.width));
-    let (per_pass, pieces) = if p.inner > INNER_BLOCK { (1, p.inner.div_ceil(INNER_BLOCK)) } else { (INNER_BLOCK / p.inner, 1) };
+    let (per_pass, pieces) =
+        if p.inner > INNER_BLOCK { (1, p.inner.div_ceil(INNER_BLOCK)) } else { (INNER_BLOCK / p.inner, 1) };
     let piece = p.inner.div_ceil(pieces);
     let mut tap = 0;
     while tap < p.taps {
@@ -230,6 +233,7 @@ unsafe fn tile<V: Vector, const R: usize, const W: usize>(
             }
             let mut panel = p.weights.add((tap * p.inner + s.from) * W * V::LANES);
             for k in 0..s.len {
+                V::prefetch(panel.wrapping_add(AHEAD));
                 let mut b = [V::splat(0.0); W];
                 for w in 0..W {
                     b[w] = V::load(panel.add(w * V::LANES));

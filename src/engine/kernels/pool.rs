@@ -34,7 +34,9 @@ impl Kernel for Pooling {
         let tasks = self.tasks(context.batch, context.threads);
         for row in part(context.batch * self.output.size[0], task, tasks) {
             // SAFETY: the caller's.
-            unsafe { dispatch!(context.isa, pool_row(this: &Pooling = self, context: &Context = context, row: usize = row)) }
+            unsafe {
+                dispatch!(context.isa, pool_row(this: &Pooling = self, context: &Context = context, row: usize = row))
+            }
         }
     }
 
@@ -99,7 +101,9 @@ impl Kernel for GlobalAvgPool {
 
     unsafe fn run(&self, task: usize, context: &Context) {
         // SAFETY: the caller's.
-        unsafe { dispatch!(context.isa, mean(this: &GlobalAvgPool = self, context: &Context = context, task: usize = task)) }
+        unsafe {
+            dispatch!(context.isa, mean(this: &GlobalAvgPool = self, context: &Context = context, task: usize = task))
+        }
     }
 
     fn name(&self) -> String {

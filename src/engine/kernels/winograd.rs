@@ -157,7 +157,8 @@ impl Kernel for Winograd {
         unsafe {
             let transformed = context.scratch.add(count.next_multiple_of(16) * 2);
             let products = transformed.add(frequencies * count * pixel);
-            let work = Work { context, tiles: (tiles.start, count), transformed, products, columns: (first_column, columns) };
+            let work =
+                Work { context, tiles: (tiles.start, count), transformed, products, columns: (first_column, columns) };
             match self.tile {
                 WinogradTile::Two => dispatch!(context.isa, input_tiles2(this: &Winograd = self, work: &Work = &work)),
                 WinogradTile::Four => dispatch!(context.isa, input_tiles4(this: &Winograd = self, work: &Work = &work)),
@@ -185,7 +186,9 @@ impl Kernel for Winograd {
             }
             match self.tile {
                 WinogradTile::Two => dispatch!(context.isa, output_tiles2(this: &Winograd = self, work: &Work = &work)),
-                WinogradTile::Four => dispatch!(context.isa, output_tiles4(this: &Winograd = self, work: &Work = &work)),
+                WinogradTile::Four => {
+                    dispatch!(context.isa, output_tiles4(this: &Winograd = self, work: &Work = &work))
+                }
             }
         }
     }

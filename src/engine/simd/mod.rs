@@ -3,15 +3,15 @@
 //! Kernels are written once against [`Vector`] and compiled for each instruction set by [`dispatch`]. Nothing beyond
 //! the target's baseline runs unless the processor says that it has it.
 
-mod portable;
 #[cfg(target_arch = "aarch64")]
 mod neon;
+mod portable;
 #[cfg(target_arch = "x86_64")]
 mod x86;
 
-pub(super) use portable::Portable;
 #[cfg(target_arch = "aarch64")]
 pub(super) use neon::Neon;
+pub(super) use portable::Portable;
 #[cfg(target_arch = "x86_64")]
 pub(super) use x86::{Avx2, Avx512};
 
@@ -95,6 +95,8 @@ pub(super) trait Vector: Copy {
     unsafe fn min(self, other: Self) -> Self;
     /// `a·b + self`.
     unsafe fn fma(self, a: Self, b: Self) -> Self;
+    /// Asks for the cache line at `p`, which may point anywhere.
+    unsafe fn prefetch(p: *const f32);
     /// 2ⁿ, where `self` is n + 1.5·2²³ with an integer n.
     unsafe fn pow2_shifted(self) -> Self;
 }

@@ -53,6 +53,12 @@ impl Vector for Neon {
     unsafe fn fma(self, a: Self, b: Self) -> Self {
         unsafe { Self(vfmaq_f32(self.0, a.0, b.0)) }
     }
+    /// In assembly: the intrinsic is not stable.
+    #[inline(always)]
+    unsafe fn prefetch(p: *const f32) {
+        // SAFETY: a hint; it never faults.
+        unsafe { std::arch::asm!("prfm pldl1keep, [{p}]", p = in(reg) p, options(nostack, preserves_flags, readonly)) }
+    }
     #[inline(always)]
     unsafe fn pow2_shifted(self) -> Self {
         const SHIFT: u32 = 12_582_912f32.to_bits() - 127;

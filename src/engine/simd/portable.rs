@@ -71,6 +71,8 @@ impl Vector for Portable {
         Self(out)
     }
     #[inline(always)]
+    unsafe fn prefetch(_p: *const f32) {}
+    #[inline(always)]
     unsafe fn pow2_shifted(self) -> Self {
         let mut out = self.0;
         for x in &mut out {

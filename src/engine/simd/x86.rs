@@ -64,6 +64,10 @@ macro_rules! vector {
                 unsafe { Self($fma(a.0, b.0, self.0)) }
             }
             #[inline(always)]
+            unsafe fn prefetch(p: *const f32) {
+                unsafe { _mm_prefetch::<_MM_HINT_T0>(p.cast()) }
+            }
+            #[inline(always)]
             unsafe fn pow2_shifted(self) -> Self {
                 unsafe { Self($pow2(self.0)) }
             }
