@@ -1,8 +1,8 @@
 //! Networks with random weights and widths, for measuring and comparing runtimes where no trained file is at hand.
 
-use candle_core::{DType, Device, Tensor};
+use candle_core::{Device, Tensor};
 
-use crate::graph::{ChannelGroups, Graph, ParamKind, Scope};
+use crate::graph::{ChannelGroups, Graph, NodeId, Op, ParamKind, Scope};
 use crate::model::{Forward, Mode, Params};
 use crate::prune::{Budget, Limits, Selector};
 use crate::rng::Rng;
@@ -14,15 +14,17 @@ const WEIGHTS: u64 = 2;
 const IMAGES: u64 = 3;
 /// How far layers differ in the fraction they keep, around the mean.
 const UNEVEN: f32 = 0.25;
-/// Pixels of the images that running statistics are taken from; more make no difference.
+/// Pixels of the images that running statistics are taken from: enough for stable activations, few enough for a board.
 const PIXELS: usize = 1 << 17;
 /// Most of these images.
 const MOST_IMAGES: usize = 32;
 /// Running variances are at least this: a channel that hardly moves on noise must not be amplified without bound.
 const LEAST_VARIANCE: f64 = 0.05;
+/// Mean scale of the batch normalisation that ends a residual branch.
+const BRANCH_SCALE: f32 = 0.3;
 
 /// `graph` with `fraction` of its prunable channels left, as pruning in scope `inner` leaves them: every layer with
-/// another, mostly odd width.
+/// another width, seldom a round one.
 ///
 /// # Errors
 /// [`Error::Usage`] if `fraction` is not in (0, 1]; [`Error::Config`] if it is less than can be left.
@@ -41,20 +43,24 @@ pub(super) fn narrowed(graph: &Graph, fraction: f64, seed: u64) -> Result<Graph>
     Ok(graph.compact(&groups, &selector.select(&scores, 1.0)?)?.graph)
 }
 
-/// Random parameters under which activations neither vanish nor explode: weights after He, running statistics those
-/// of a batch of noise. One seed gives the same parameters for one number of threads.
+/// Random parameters under which neither activations nor rounding errors explode: weights after He, running
+/// statistics those of a batch of noise, residual branches that change their shortcut but little. One seed gives the
+/// same parameters for one number of threads.
 ///
 /// # Source
-/// He, Zhang, Ren, Sun 2015, arXiv:1502.01852, equation 10, uniform instead of normal.
+/// He, Zhang, Ren, Sun 2015, arXiv:1502.01852, equation 10, uniform instead of normal. Small residual branches as in
+/// Goyal et al. 2017, arXiv:1706.02677, section 5.1, who let them start at zero; here they must show in the answers.
 pub(super) fn random_params(graph: &Graph, seed: u64, device: &Device) -> Result<Params> {
     let mut rng = Rng::stream(seed, WEIGHTS);
+    let consumers = graph.consumers();
     let mut params = Params::new();
     for spec in graph.params() {
+        let scale = if ends_branch(graph, &consumers, spec.node) { BRANCH_SCALE } else { 1.0 };
         let bound = (6.0 / spec.shape.iter().skip(1).product::<usize>().max(1) as f32).sqrt();
         let mut draw = || match spec.kind {
             ParamKind::Weight => rng.range(-bound, bound),
             ParamKind::Bias | ParamKind::NormBias => rng.range(-0.1, 0.1),
-            ParamKind::NormWeight => rng.range(0.8, 1.2),
+            ParamKind::NormWeight => scale * rng.range(0.8, 1.2),
             ParamKind::RunningMean => 0.0,
             ParamKind::RunningVar => 1.0,
         };
@@ -70,6 +76,18 @@ pub(super) fn random_params(graph: &Graph, seed: u64, device: &Device) -> Result
     Ok(params)
 }
 
+/// Whether node `id` is the batch normalisation at the end of a branch that a shortcut leads around: the addition that
+/// alone reads it has another input with further readers.
+fn ends_branch(graph: &Graph, consumers: &[Vec<NodeId>], id: NodeId) -> bool {
+    let nodes = graph.nodes();
+    match (&nodes[id].op, consumers[id].as_slice()) {
+        (Op::BatchNorm { .. }, [only]) => {
+            matches!(nodes[*only].op, Op::Add) && nodes[*only].inputs.iter().any(|&input| consumers[input].len() > 1)
+        }
+        _ => false,
+    }
+}
+
 /// Standard normal images, fewer of them the larger they are.
 fn noise(graph: &Graph, seed: u64, device: &Device) -> Result<Tensor> {
     let [channels, height, width] = graph.input_shape();
@@ -77,7 +95,7 @@ fn noise(graph: &Graph, seed: u64, device: &Device) -> Result<Tensor> {
     let count = (PIXELS / (height * width)).clamp(2, MOST_IMAGES);
     let mut rng = Rng::stream(seed, IMAGES);
     let values: Vec<f32> = (0..count * channels * height * width).map(|_| rng.normal()).collect();
-    Ok(Tensor::from_vec(values, (count, channels, height, width), device)?.to_dtype(DType::F32)?)
+    Ok(Tensor::from_vec(values, (count, channels, height, width), device)?)
 }
 
 #[cfg(test)]
