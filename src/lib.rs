@@ -14,6 +14,7 @@ pub mod graph;
 pub mod loss;
 pub mod model;
 pub mod nn;
+pub mod onnx;
 pub mod optim;
 pub mod prune;
 pub mod rng;

@@ -4,11 +4,14 @@ mod adapt;
 mod allocator;
 mod demo;
 mod eval;
+mod export;
 mod inspect;
 mod model_args;
+mod model_source;
 mod output;
 mod predict;
 mod progress;
+mod random_model;
 mod run_args;
 mod signals;
 
@@ -44,6 +47,8 @@ enum Command {
     Predict(predict::PredictArgs),
     /// Show layers, channels, channel groups and cost of a model
     Inspect(inspect::InspectArgs),
+    /// Write a model for other runtimes, as ONNX
+    Export(export::ExportArgs),
     /// Adapt and prune an embedded MNIST network for another scanner's digits
     Demo(demo::DemoArgs),
 }
@@ -59,6 +64,7 @@ impl Cli {
             Command::Eval(args) => args.run(),
             Command::Predict(args) => args.run(),
             Command::Inspect(args) => args.run(),
+            Command::Export(args) => args.run(),
             Command::Demo(args) => args.run(),
         }
     }

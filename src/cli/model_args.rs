@@ -20,7 +20,7 @@ pub(super) struct ModelArgs {
     #[arg(long, value_name = "FILE", conflicts_with = "arch")]
     graph: Option<PathBuf>,
     /// Number of classes
-    #[arg(long, value_name = "N")]
+    #[arg(long, visible_alias = "classes", value_name = "N")]
     num_classes: Option<usize>,
     /// Class names, comma separated, in the order of the logits
     #[arg(long, value_name = "NAMES", value_delimiter = ',')]
@@ -39,6 +39,11 @@ pub(super) struct ModelArgs {
 impl ModelArgs {
     /// Loads the model at `path` under these arguments.
     pub fn load(&self, path: &Path, device: &Device) -> Result<Teacher> {
+        Teacher::load(path, self.description()?, device)
+    }
+
+    /// What the arguments say.
+    pub fn description(&self) -> Result<ModelDescription> {
         let graph = match &self.graph {
             None => None,
             Some(file) => {
@@ -54,7 +59,7 @@ impl ModelArgs {
                 Error::Usage(format!("--input-size: expected three numbers C,H,W, got {}", sides.len()))
             })?),
         };
-        let flags = ModelDescription {
+        Ok(ModelDescription {
             arch: self.arch.clone(),
             graph,
             num_classes: self.num_classes,
@@ -63,8 +68,7 @@ impl ModelArgs {
             std: self.std.clone(),
             input_size,
             ..ModelDescription::default()
-        };
-        Teacher::load(path, flags, device)
+        })
     }
 }
 

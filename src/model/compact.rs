@@ -8,10 +8,10 @@ use serde::{Deserialize, Serialize};
 use super::{ModelInfo, Params};
 use crate::Result;
 use crate::graph::Graph;
-use crate::weights::{self, ModelDescription};
+use crate::weights;
 
-/// Metadata key of the provenance.
-pub(super) const PROVENANCE_KEY: &str = "secateur.provenance";
+/// Metadata key of a [`Provenance`], as JSON.
+pub const PROVENANCE_KEY: &str = "secateur.provenance";
 
 /// Where a compact model comes from. Holds nothing that differs between two runs of one seed.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -53,20 +53,7 @@ impl CompactModel {
 
     /// The file's metadata: the timm keys any loader understands, and this program's own under `secateur.`.
     pub fn metadata(&self) -> BTreeMap<String, String> {
-        let p = &self.info.preprocess;
-        let widen = |values: &[f32]| values.iter().map(|v| f64::from(*v)).collect();
-        let description = ModelDescription {
-            arch: Some(self.graph.name().to_string()),
-            graph: Some(self.graph.to_json()),
-            num_classes: Some(self.graph.num_classes()),
-            class_names: Some(self.info.class_names.clone()),
-            mean: Some(widen(&p.mean)),
-            std: Some(widen(&p.std)),
-            input_size: Some(self.graph.input_shape()),
-            crop_pct: Some(f64::from(p.crop_pct)),
-            interpolation: Some(super::teacher::filter_name(p.interpolation).to_string()),
-        };
-        let mut metadata = description.to_metadata();
+        let mut metadata = self.info.describe(&self.graph).to_metadata();
         metadata.insert("format".to_string(), "pt".to_string());
         metadata.insert(PROVENANCE_KEY.to_string(), serde_json::json!(self.provenance).to_string());
         metadata

@@ -15,7 +15,7 @@ mod teacher;
 #[cfg(test)]
 pub(crate) mod testing;
 
-pub use compact::{CompactModel, Provenance};
+pub use compact::{CompactModel, PROVENANCE_KEY, Provenance};
 pub use forward::{Forward, Mode, Output};
 pub use info::ModelInfo;
 pub use mask::ChannelMask;

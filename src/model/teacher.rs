@@ -4,8 +4,7 @@ use std::path::Path;
 
 use candle_core::Device;
 
-use super::compact::PROVENANCE_KEY;
-use super::{ModelInfo, Params, Provenance};
+use super::{ModelInfo, PROVENANCE_KEY, Params, Provenance};
 use crate::arch::{self, ArchOptions};
 use crate::data::{Interpolation, Preprocess};
 use crate::graph::Graph;
@@ -108,7 +107,7 @@ fn classes_in_file(path: &Path, name: &str, input: [usize; 3], file: &TensorFile
     }
 }
 
-fn info(path: &Path, description: &ModelDescription, graph: &Graph) -> Result<ModelInfo> {
+pub(super) fn info(path: &Path, description: &ModelDescription, graph: &Graph) -> Result<ModelInfo> {
     let [channels, height, width] = graph.input_shape();
     let defaults = Preprocess::default();
     let narrow = |values: &[f64]| values.iter().map(|v| *v as f32).collect::<Vec<f32>>();
