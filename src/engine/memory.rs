@@ -50,9 +50,6 @@ pub(super) fn place(buffers: &[Lifetime]) -> (Vec<usize>, usize) {
     (offsets, total)
 }
 
-/// From this size on, memory is asked for in huge pages: weights are read once per request, one page after the other.
-const HUGE_PAGE: usize = 2 << 20;
-
 /// Zeroed f32 memory on a cache-line boundary, shared by threads that write to disjoint parts.
 pub(super) struct Memory {
     start: NonNull<f32>,
@@ -81,14 +78,6 @@ impl Memory {
             // More than half of the address space: no allocator has it.
             Err(_) => handle_alloc_error(Layout::new::<f32>()),
         }
-    }
-
-    /// A copy of `values`.
-    pub fn of(values: &[f32]) -> Self {
-        let memory = Self::zeroed(values.len());
-        // SAFETY: both have `values.len()` values; the new one is nobody else's.
-        unsafe { std::ptr::copy_nonoverlapping(values.as_ptr(), memory.as_ptr(), values.len()) };
-        memory
     }
 
     /// Values.

@@ -77,7 +77,11 @@ fn layers_no_architecture_has() {
     let y = b.batch_norm("alone", 1e-3, y);
     let y = b.node("pad", Op::PadChannels { before: 3, after: 2 }, &[y]);
     let z = b.node("subsample", Op::Subsample { stride: [2, 3] }, &[y]);
-    let z = b.max_pool("max", Pool2d { kernel: [2, 4], stride: [1, 1], padding: uneven }, z);
+    let z = b.max_pool(
+        "max",
+        Pool2d { kernel: [2, 2], stride: [1, 1], padding: Padding { top: 0, bottom: 1, left: 1, right: 0 } },
+        z,
+    );
     let z = b.node("average", Op::AvgPool(Pool2d::new(2, 1).padding(1)), &[z]);
     let z = b.conv("expand", Conv2d::new(17, 3).padding(1).with_bias(), z);
     let shared = b.activation("shared", Activation::Sigmoid, z);
