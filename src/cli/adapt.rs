@@ -68,7 +68,9 @@ impl AdaptArgs {
         let report_path = self.report.unwrap_or_else(|| self.out.with_file_name("report.json"));
         let mut outputs = vec![("--out", &self.out), ("--checkpoint", &checkpoint), ("--report", &report_path)];
         outputs.extend(self.adapted_out.as_ref().map(|path| ("--adapted-out", path)));
-        check_outputs(&outputs)?;
+        let mut inputs = vec![("--teacher", &self.teacher), ("--target", &self.target)];
+        inputs.extend(self.source.as_ref().map(|path| ("--source", path)));
+        check_outputs(&outputs, &inputs)?;
         if checkpoint.exists() && !self.resume && !self.restart {
             return Err(Error::Usage(format!(
                 "{}: a checkpoint of an unfinished run is there; go on with --resume or throw it away with --restart",
@@ -158,13 +160,20 @@ fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
 }
 
 /// Refuses output paths that cannot work before hours of computing.
-fn check_outputs(outputs: &[(&str, &PathBuf)]) -> Result<()> {
+fn check_outputs(outputs: &[(&str, &PathBuf)], inputs: &[(&str, &PathBuf)]) -> Result<()> {
     for (index, (flag, path)) in outputs.iter().enumerate() {
         if let Some((other, _)) = outputs[..index].iter().find(|(_, earlier)| earlier == path) {
             return Err(Error::Usage(format!("{flag} {}: expected another file than {other}", path.display())));
         }
         if path.is_dir() {
             return Err(Error::Usage(format!("{flag} {}: expected a file, got a folder", path.display())));
+        }
+        if let Some((input, _)) = inputs.iter().find(|(_, input)| is_same_file(path, input)) {
+            return Err(Error::Usage(format!("{flag} {}: would overwrite what {input} reads", path.display())));
+        }
+        if path.exists() && !path.is_file() {
+            let path = path.display();
+            return Err(Error::Usage(format!("{flag} {path}: expected a file, got a pipe, socket or device")));
         }
         let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
         fs::create_dir_all(folder).map_err(|e| Error::io("create folder", folder, e))?;
@@ -174,6 +183,11 @@ fn check_outputs(outputs: &[(&str, &PathBuf)]) -> Result<()> {
         remove(&probe)?;
     }
     Ok(())
+}
+
+/// Whether both names stand for one existing file or folder.
+fn is_same_file(a: &Path, b: &Path) -> bool {
+    matches!((a.canonicalize(), b.canonicalize()), (Ok(a), Ok(b)) if a == b)
 }
 
 fn remove(path: &Path) -> Result<()> {

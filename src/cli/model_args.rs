@@ -80,14 +80,23 @@ pub(super) struct ComputeArgs {
     #[arg(long, default_value = "cpu", value_name = "DEVICE")]
     device: String,
     /// Threads to compute with [default: all cores]
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
     threads: Option<u16>,
 }
+
+/// More threads than this only wait for each other; a thousand of them take hours for what two do in seconds.
+const THREADS_PER_PROCESSOR: usize = 8;
 
 impl ComputeArgs {
     /// Sets the number of threads and opens the device.
     pub fn device(&self) -> Result<Device> {
         if let Some(threads) = self.threads {
+            let most = THREADS_PER_PROCESSOR * std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+            if usize::from(threads) > most {
+                return Err(Error::Usage(format!(
+                    "--threads {threads}: expected at most {most}, {THREADS_PER_PROCESSOR} for each processor"
+                )));
+            }
             rayon::ThreadPoolBuilder::new()
                 .num_threads(usize::from(threads))
                 .build_global()

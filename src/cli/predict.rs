@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use super::model_args::{ComputeArgs, ModelArgs};
 use super::output::print;
-use crate::data::{Image, ImageLimits};
+use crate::data::{ImageLimits, read_image};
 use crate::model::{Forward, Mode, Teacher};
 use crate::weights::{TensorFile, write_atomic};
 use crate::{Error, Result};
@@ -94,8 +94,7 @@ fn run_images(model: &Teacher, paths: &[PathBuf], (top, as_json): (usize, bool),
 }
 
 fn predict(model: &Teacher, path: &Path, top: usize, device: &Device) -> Result<Vec<(String, f32)>> {
-    let bytes = std::fs::read(path).map_err(|e| Error::io("read", path, e))?;
-    let image = Image::decode(path, &bytes, &ImageLimits::default())?;
+    let image = read_image(path, &ImageLimits::default())?;
     let p = &model.info.preprocess;
     let input = Tensor::from_vec(p.eval(&image), (1, p.channels, p.height, p.width), device)?.to_dtype(DType::F32)?;
     let logits = Forward::new(&model.graph, &model.params, Mode::Eval).run(&input)?.logits;

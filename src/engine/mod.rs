@@ -6,6 +6,10 @@
 
 mod fold;
 mod fuse;
+#[allow(
+    clippy::needless_range_loop,
+    reason = "register tiles are indexed by constants, so that they stay in registers"
+)]
 mod kernels;
 mod memory;
 mod plan;

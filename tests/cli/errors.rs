@@ -11,7 +11,7 @@ use super::{shapes, teacher};
 #[test]
 fn every_command_has_help_and_the_program_a_version() {
     let folder = tempfile::tempdir().unwrap();
-    for command in ["", "adapt", "eval", "predict", "inspect", "demo"] {
+    for command in ["", "adapt", "eval", "predict", "inspect", "export", "demo"] {
         let finished = program::run(folder.path(), &format!("{command} --help")).ends_with(&[0]);
         assert!(finished.stdout.contains("Usage: secateur"), "{command}: {}", finished.stdout);
     }
@@ -41,6 +41,11 @@ fn missing_files_are_named() {
 }
 
 #[test]
+fn a_crowd_of_threads_is_refused() {
+    Workplace::new().run(&format!("{JOB} --threads 60000")).fails_naming(&["--threads 60000", "for each processor"]);
+}
+
+#[test]
 fn outputs_that_cannot_be_written_are_refused_before_the_work() {
     let place = Workplace::new();
     place.write("student.safetensors", "the student in use");
@@ -49,6 +54,8 @@ fn outputs_that_cannot_be_written_are_refused_before_the_work() {
         ("--report images", "--report images: expected a file, got a folder"),
         ("--adapted-out images", "--adapted-out images: expected a file, got a folder"),
         ("--checkpoint images", "--checkpoint images: expected a file, got a folder"),
+        ("--adapted-out teacher.safetensors", "teacher.safetensors: would overwrite what --teacher reads"),
+        ("--report /dev/null", "--report /dev/null: expected a file, got a pipe, socket or device"),
         ("--adapted-out teacher.safetensors/adapted", "teacher.safetensors: cannot create folder"),
         ("--report student.safetensors", "--report student.safetensors: expected another file than --out"),
         ("--checkpoint student.safetensors", "--checkpoint student.safetensors: expected another file than --out"),

@@ -1,7 +1,5 @@
 //! Image folders: one sub-folder per class, or a flat heap without labels.
 
-use std::fs::File;
-use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use log::warn;
@@ -9,6 +7,7 @@ use sha2::Sha256;
 
 use super::{SourceConfig, digest_field, has_extension};
 use crate::data::decode::ImageLimits;
+use crate::data::file::read_image;
 use crate::data::image::Image;
 use crate::error::{Error, Result};
 
@@ -78,20 +77,7 @@ impl FolderSource {
     }
 
     pub(super) fn decode(&self, index: usize) -> Result<Image> {
-        let path = self.path_of(index);
-        let file = File::open(path).map_err(|e| Error::io("open", path, e))?;
-        // One byte more than allowed tells a file of just the limit from a larger one.
-        let mut bytes = Vec::new();
-        file.take(self.limits.max_bytes.saturating_add(1))
-            .read_to_end(&mut bytes)
-            .map_err(|e| Error::io("read", path, e))?;
-        if bytes.len() as u64 > self.limits.max_bytes {
-            return Err(Error::data(
-                path,
-                format!("the file is larger than the limit of {} bytes", self.limits.max_bytes),
-            ));
-        }
-        Image::decode(path, &bytes, &self.limits)
+        read_image(self.path_of(index), &self.limits)
     }
 
     pub(super) fn update_digest(&self, hash: &mut Sha256) {
@@ -108,13 +94,14 @@ impl FolderSource {
 struct Entry {
     path: PathBuf,
     is_dir: bool,
+    is_file: bool,
     is_link: bool,
     bytes: u64,
 }
 
 impl Entry {
     fn is_image(&self) -> bool {
-        !self.is_dir && has_extension(&self.path, &EXTENSIONS)
+        self.is_file && has_extension(&self.path, &EXTENSIONS)
     }
 }
 
@@ -129,7 +116,13 @@ fn list(folder: &Path) -> Result<Vec<Entry>> {
         let path = entry.path();
         let is_link = entry.file_type().map_err(|e| Error::io("inspect", &path, e))?.is_symlink();
         match std::fs::metadata(&path) {
-            Ok(found) => entries.push(Entry { is_dir: found.is_dir(), is_link, bytes: found.len(), path }),
+            Ok(found) => {
+                let (is_dir, is_file) = (found.is_dir(), found.is_file());
+                if !is_dir && !is_file {
+                    warn!("entry is left out path={} reason=a pipe, socket or device", path.display());
+                }
+                entries.push(Entry { is_dir, is_file, is_link, bytes: found.len(), path });
+            }
             // A dangling link, or a file removed since it was listed.
             Err(error) => warn!("entry is left out path={} reason={error}", path.display()),
         }

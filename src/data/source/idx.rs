@@ -1,6 +1,5 @@
 //! IDX files, the format of MNIST: images of unsigned bytes, plain or gzipped.
 
-use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
@@ -9,6 +8,7 @@ use sha2::Sha256;
 
 use super::{SourceConfig, digest_field, digest_labels, file_name};
 use crate::data::decode::ImageLimits;
+use crate::data::file::open_regular;
 use crate::data::image::Image;
 use crate::error::{Error, Result};
 
@@ -100,7 +100,7 @@ pub(super) fn looks_like_idx(path: &Path) -> Result<bool> {
         return Ok(true);
     }
     let mut start = Vec::new();
-    File::open(path).and_then(|file| file.take(4).read_to_end(&mut start)).map_err(|e| Error::io("read", path, e))?;
+    open_regular(path)?.take(4).read_to_end(&mut start).map_err(|e| Error::io("read", path, e))?;
     Ok(start.starts_with(&GZIP_MAGIC) || start.starts_with(&[0, 0, UNSIGNED_BYTE]))
 }
 
@@ -123,7 +123,8 @@ struct Array {
 }
 
 fn read_file(path: &Path, max_bytes: u64) -> Result<Array> {
-    let bytes = std::fs::read(path).map_err(|e| Error::io("read", path, e))?;
+    let mut bytes = Vec::new();
+    open_regular(path)?.read_to_end(&mut bytes).map_err(|e| Error::io("read", path, e))?;
     read(path, &bytes, max_bytes)
 }
 

@@ -10,6 +10,7 @@ use safetensors::tensor::{Metadata, TensorInfo};
 use sha2::Sha256;
 
 use super::{SourceConfig, digest_field, digest_labels, file_name};
+use crate::data::file::open_regular;
 use crate::data::image::Image;
 use crate::error::{Error, Result};
 
@@ -56,7 +57,7 @@ impl Layout {
 
 impl TensorSource {
     pub(super) fn open(path: &Path, config: &SourceConfig) -> Result<Self> {
-        let mut file = File::open(path).map_err(|e| Error::io("open", path, e))?;
+        let mut file = open_regular(path)?;
         let (metadata, data_start) = read_header(path, &mut file)?;
         let images = metadata.info("images").ok_or_else(|| {
             Error::data(path, format!("expected a tensor named images, got {:?}", metadata.offset_keys()))
