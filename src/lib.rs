@@ -16,6 +16,7 @@ pub mod model;
 pub mod nn;
 pub mod onnx;
 pub mod optim;
+pub mod plot;
 pub mod prune;
 pub mod rng;
 pub mod weights;

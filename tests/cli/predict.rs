@@ -73,7 +73,7 @@ fn a_broken_image_does_not_keep_the_others_from_their_answer() {
     let finished = place.run(&format!("predict teacher.safetensors {files}")).ends_with(&[2]);
     let answered: Vec<&str> = finished.stdout.lines().filter_map(|line| line.split_once(": ")).map(|l| l.0).collect();
     assert_eq!(answered, ["images/ring/00.png", "images/rows/00.png"]);
-    finished.logs(&["broken.png: ", "missing.png: cannot read"]);
+    finished.logs(&["broken.png: ", "missing.png: cannot open"]);
 
     let finished = place.run(&format!("predict teacher.safetensors {files} --json")).ends_with(&[2]);
     let json = finished.json();
