@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use super::gate::GateConfig;
 use crate::data::Augment;
+use crate::engine::Precision;
 use crate::graph::Scope;
 use crate::model::ModelInfo;
 use crate::prune::importance::Criterion;
@@ -101,6 +102,8 @@ pub struct AdaptConfig {
     pub fine_tune: FineTuneConfig,
     /// Accept or refuse.
     pub gate: GateConfig,
+    /// The numbers the student shall be served in.
+    pub precision: Precision,
 }
 
 /// Inputs up to this side count as small images, which train in larger batches and more steps.
@@ -152,6 +155,7 @@ impl AdaptConfig {
             },
             fine_tune: FineTuneConfig { steps: if small { 400 } else { 170 }, lr: if small { 0.02 } else { 0.01 } },
             gate: GateConfig::default(),
+            precision: Precision::F32,
         }
     }
 

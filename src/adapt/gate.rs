@@ -70,6 +70,8 @@ pub enum Expect {
     SameAnswers,
     /// An adapted teacher may answer differently.
     BetterAnswers,
+    /// The same network in fewer bits: answers must agree.
+    RoundedAnswers,
 }
 
 /// Judges `candidate` against `reference`, raw logits `[N, C]` on the same held-out images.
@@ -86,8 +88,10 @@ pub fn judge(config: &GateConfig, expect: Expect, candidate: &Tensor, reference:
             reasons.push(format!("{what} is {got:.3}, expected at least {least:.3}"));
         }
     };
-    if expect == Expect::SameAnswers {
-        demand("agreement with the adapted teacher", agreement, config.min_agreement);
+    match expect {
+        Expect::SameAnswers => demand("agreement with the adapted teacher", agreement, config.min_agreement),
+        Expect::RoundedAnswers => demand("agreement with f32", agreement, config.min_agreement),
+        Expect::BetterAnswers => {}
     }
     demand("mutual information", new.information, config.min_information * old.information);
     demand("diversity of the predictions", new.diversity, config.min_diversity * old.diversity);

@@ -5,9 +5,9 @@ use std::collections::{BTreeMap, HashMap};
 use candle_core::{Device, Tensor};
 
 use super::target::{ImageSet, pass_config};
-use crate::data::{OrderedPass, Preprocess, Transform};
+use crate::data::{LoaderConfig, OrderedPass, Preprocess, Transform};
 use crate::graph::{Graph, NodeId};
-use crate::model::{Forward, Mode, Params};
+use crate::model::{Forward, Mode, Params, Runner};
 use crate::nn::BatchStatistics;
 use crate::rng::Rng;
 use crate::{Error, Result};
@@ -106,6 +106,26 @@ pub fn answer(
         return Err(Error::data("target", "expected at least one readable image, got none"));
     }
     Ok(Answers::new(seen, Tensor::cat(&logits, 0)?, Tensor::cat(&features, 0)?))
+}
+
+/// Source indices and raw logits `[N, classes]` of a compiled model's answers for `indices` of `images`; images that broke
+/// since screening are absent.
+///
+/// # Errors
+/// As the loader and the model; [`Error::Data`] if no image is left.
+pub fn answer_by(runner: &mut Runner, images: &ImageSet, indices: &[usize]) -> Result<(Vec<usize>, Tensor)> {
+    let (mut seen, mut logits) = (Vec::new(), Vec::new());
+    let transform = Transform::Eval(runner.info.preprocess.clone());
+    for batch in OrderedPass::new(images.subset(indices.to_vec())?, transform, LoaderConfig::default())? {
+        let batch = batch?;
+        logits.extend(runner.logits(&batch.images)?);
+        seen.extend(batch.indices);
+    }
+    if seen.is_empty() {
+        return Err(Error::data("target", "expected at least one readable image, got none"));
+    }
+    let shape = (seen.len(), runner.num_classes());
+    Ok((seen, Tensor::from_vec(logits, shape, &Device::Cpu)?))
 }
 
 /// Most images that batch-norm statistics are estimated from.

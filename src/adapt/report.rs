@@ -21,7 +21,7 @@ pub struct ModelFigures {
     pub macs: u64,
     /// Bytes of all tensors.
     pub bytes: u64,
-    /// Median milliseconds of one image on this machine, by the training-time forward.
+    /// Median milliseconds of one image on this machine, as served.
     pub latency_ms: f64,
 }
 
@@ -108,6 +108,8 @@ pub struct Report {
     pub gate: Verdict,
     /// The gate's verdict on the adapted teacher.
     pub teacher_gate: Verdict,
+    /// The gate's verdict on 8-bit inference, if it was asked for.
+    pub int8: Option<Verdict>,
     /// What phase 1 ended with.
     pub adapted_by: AdaptedBy,
     /// Target images used and left out.

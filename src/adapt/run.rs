@@ -7,6 +7,7 @@ use candle_core::Device;
 use super::config::AdaptConfig;
 use super::drive::Safety;
 use super::gate::{Expect, Verdict, judge};
+use super::int8::{calibrate_int8, int8_gate};
 use super::measure::{latency_ms, peak_rss_mb};
 use super::observer::Observer;
 use super::pass::{Answers, Network, PassConfig, answer};
@@ -14,6 +15,7 @@ use super::report::{GroupWidth, ImageCounts, ModelFigures, Report};
 use super::stages::{Adapted, Pruned, Stages};
 use super::target::ImageSet;
 use crate::Result;
+use crate::engine::Precision;
 use crate::graph::{ChannelGroups, Graph};
 use crate::model::{CompactModel, Mode, Params, Provenance, Teacher};
 use crate::prune::{Measure, Selector};
@@ -136,6 +138,14 @@ fn finish(stages: &Stages, before: &Answers, adapted: &Adapted, pruned: &Pruned)
         Ok(ModelFigures::new(graph, channels, answers.accuracy(context.images)?, latency))
     };
     let all = vec![true; groups.len()];
+    let int8 = match context.config.precision {
+        Precision::F32 => None,
+        Precision::Int8 => {
+            let network = Network { graph: &pruned.graph, params: &pruned.params };
+            let preprocess = &teacher.info.preprocess;
+            Some(calibrate_int8(network, preprocess, context.images, &int8_gate(), context.config.seed)?)
+        }
+    };
     let identity = stages.identity();
     let report = Report {
         teacher: figures(&teacher.graph, &teacher.params, &all, before)?,
@@ -148,6 +158,7 @@ fn finish(stages: &Stages, before: &Answers, adapted: &Adapted, pruned: &Pruned)
             None => adapted.verdict.clone(),
         },
         teacher_gate: adapted.verdict.clone(),
+        int8: int8.as_ref().map(|outcome| outcome.verdict.clone()),
         adapted_by: adapted.by,
         images: ImageCounts {
             train: context.train.len(),
@@ -171,9 +182,11 @@ fn finish(stages: &Stages, before: &Answers, adapted: &Adapted, pruned: &Pruned)
         params: params.clone(),
         info: teacher.info.clone(),
         provenance: provenance.clone(),
+        int8: None,
     };
+    let accepted = int8.filter(|outcome| outcome.verdict.accepted).map(|outcome| outcome.calibration);
     Ok(Outcome {
-        student: compact(&pruned.graph, &pruned.params),
+        student: CompactModel { int8: accepted, ..compact(&pruned.graph, &pruned.params) },
         adapted: compact(&teacher.graph, &adapted.params),
         report,
     })

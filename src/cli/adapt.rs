@@ -120,6 +120,9 @@ impl AdaptArgs {
         remove(&checkpoint)?;
         print(&if self.json { summary(&outcome.report).to_string() } else { table(&outcome.report) })?;
         log::info!("student written path={} report={}", written.display(), report_path.display());
+        if let Some(refused) = outcome.report.int8.as_ref().filter(|verdict| !verdict.accepted) {
+            log::warn!("the student is for f32 only, int8 was refused: {}", refused.reason);
+        }
         match outcome.report.gate.accepted {
             true => Ok(()),
             false => Err(Error::Rejected(format!("the gate refused the student: {}", outcome.report.gate.reason))),

@@ -5,11 +5,10 @@ use std::path::PathBuf;
 use clap::Args;
 use serde_json::json;
 
-use super::model_args::{ComputeArgs, ModelArgs};
+use super::model_args::{InferArgs, ModelArgs};
 use super::output::print;
-use crate::adapt::{ImageSet, Network, PassConfig, answer};
+use crate::adapt::{ImageSet, answer_by};
 use crate::data::{Source, SourceConfig};
-use crate::model::Mode;
 use crate::{Error, Result};
 
 /// Arguments of `eval`.
@@ -26,7 +25,7 @@ pub(super) struct EvalArgs {
     #[arg(long)]
     confusion: bool,
     /// Images per forward
-    #[arg(long, value_name = "N", default_value_t = 32, value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, value_name = "N", default_value_t = 8, value_parser = clap::value_parser!(u32).range(1..))]
     batch_size: u32,
     /// Print one JSON object
     #[arg(long)]
@@ -34,13 +33,13 @@ pub(super) struct EvalArgs {
     #[command(flatten)]
     args: ModelArgs,
     #[command(flatten)]
-    compute: ComputeArgs,
+    infer: InferArgs,
 }
 
 impl EvalArgs {
     pub fn run(self) -> Result<()> {
-        let device = self.compute.device()?;
-        let model = self.args.load(&self.model, &device)?;
+        let load = |device: &_| self.args.load(&self.model, device);
+        let mut model = self.infer.runner(self.batch_size as usize, load)?;
         let images = ImageSet::open(Source::open(&self.data, &SourceConfig::default())?, &model.info, 0)?;
         let labelled: Vec<usize> = images.good().iter().copied().filter(|&i| images.label(i).is_some()).collect();
         if labelled.is_empty() {
@@ -50,13 +49,10 @@ impl EvalArgs {
                 format!("expected images in sub-folders named as the model's classes ({names}), got no labelled image"),
             ));
         }
-        let preprocess = &model.info.preprocess;
-        let config = PassConfig { preprocess, batch_size: self.batch_size as usize, device: &device };
-        let network = Network { graph: &model.graph, params: &model.params };
-        let answers = answer(network, &images, &labelled, Mode::Eval, &config)?;
+        let (indices, logits) = answer_by(&mut model, &images, &labelled)?;
         let classes = model.info.class_names.len();
         let mut confusion = vec![vec![0u64; classes]; classes];
-        for (&index, answer) in answers.indices.iter().zip(answers.classes()?) {
+        for (&index, answer) in indices.iter().zip(logits.argmax(1)?.to_vec1::<u32>()?) {
             if let Some(label) = images.label(index) {
                 confusion[label][answer as usize] += 1;
             }

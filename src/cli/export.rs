@@ -10,9 +10,9 @@ use serde_json::{Value, json};
 use super::model_source::{ModelSource, SourcedModel};
 use super::output::{print, short};
 use crate::Result;
-use crate::model::PROVENANCE_KEY;
+use crate::model::metadata;
 use crate::onnx::{self, ExportInfo};
-use crate::weights::{ModelDescription, write_atomic, write_bytes_atomic};
+use crate::weights::{write_atomic, write_bytes_atomic};
 
 /// Arguments of `export`.
 #[derive(Debug, Args)]
@@ -39,7 +39,7 @@ impl ExportArgs {
             write_bytes_atomic(path, &onnx::export(&model.graph, &model.params, &export_info(&model))?)?;
         }
         if let Some(path) = &self.safetensors {
-            write_atomic(path, &model.params, &metadata(&model, model.info.describe(&model.graph)))?;
+            write_atomic(path, &model.params, &all_metadata(&model))?;
         }
         let files = [&self.onnx, &self.safetensors].into_iter().flatten();
         print(&if self.json { as_json(&model, files).to_string() } else { as_text(&model, files) })
@@ -47,21 +47,14 @@ impl ExportArgs {
 }
 
 fn export_info(model: &SourcedModel) -> ExportInfo {
-    // An ONNX file is a graph already.
-    let description = ModelDescription { graph: None, ..model.info.describe(&model.graph) };
-    ExportInfo {
-        producer: env!("CARGO_PKG_NAME").into(),
-        version: env!("CARGO_PKG_VERSION").into(),
-        metadata: metadata(model, description),
-    }
+    let mut metadata = all_metadata(model);
+    // An ONNX file is a graph already, and has its own kind of calibration.
+    metadata.retain(|key, _| !["graph", "secateur.int8"].contains(&key.as_str()));
+    ExportInfo { producer: env!("CARGO_PKG_NAME").into(), version: env!("CARGO_PKG_VERSION").into(), metadata }
 }
 
-fn metadata(model: &SourcedModel, description: ModelDescription) -> BTreeMap<String, String> {
-    let mut metadata = description.to_metadata();
-    if let Some(provenance) = &model.provenance {
-        metadata.insert(PROVENANCE_KEY.into(), json!(provenance).to_string());
-    }
-    metadata
+fn all_metadata(model: &SourcedModel) -> BTreeMap<String, String> {
+    metadata((&model.graph, &model.info), model.provenance.as_ref(), model.int8.as_ref())
 }
 
 fn as_json<'a>(model: &SourcedModel, files: impl Iterator<Item = &'a PathBuf>) -> Value {

@@ -11,6 +11,7 @@ mod model_source;
 mod output;
 mod predict;
 mod progress;
+mod quantize;
 mod random_model;
 mod run_args;
 mod signals;
@@ -47,6 +48,8 @@ enum Command {
     Predict(predict::PredictArgs),
     /// Show layers, channels, channel groups and cost of a model
     Inspect(inspect::InspectArgs),
+    /// Calibrate a model for 8-bit inference on unlabeled images
+    Quantize(quantize::QuantizeArgs),
     /// Write a model for other runtimes, as ONNX
     Export(export::ExportArgs),
     /// Adapt and prune an embedded MNIST network for another scanner's digits
@@ -64,6 +67,7 @@ impl Cli {
             Command::Eval(args) => args.run(),
             Command::Predict(args) => args.run(),
             Command::Inspect(args) => args.run(),
+            Command::Quantize(args) => args.run(),
             Command::Export(args) => args.run(),
             Command::Demo(args) => args.run(),
         }

@@ -5,7 +5,8 @@ use std::path::{Path, PathBuf};
 use candle_core::Device;
 use clap::Args;
 
-use crate::model::Teacher;
+use crate::engine::{EngineConfig, Precision};
+use crate::model::{Runner, RunnerConfig, Teacher};
 use crate::weights::ModelDescription;
 use crate::{Error, Result};
 
@@ -82,6 +83,28 @@ pub(super) struct ComputeArgs {
     /// Threads to compute with [default: all cores]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
     threads: Option<u16>,
+}
+
+/// How to run a model.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Compute")]
+pub(super) struct InferArgs {
+    /// The numbers to compute with: f32, or int8 for a model calibrated with `quantize` or `adapt --precision int8`
+    #[arg(long, value_name = "PRECISION", default_value = "f32")]
+    precision: Precision,
+    #[command(flatten)]
+    compute: ComputeArgs,
+}
+
+impl InferArgs {
+    /// Compiles a model for up to `max_batch` images at a time; `load` gets the device its tensors shall be on.
+    pub fn runner(&self, max_batch: usize, load: impl FnOnce(&Device) -> Result<Teacher>) -> Result<Runner> {
+        let device = self.compute.device()?;
+        let threads = rayon::current_num_threads();
+        let engine = EngineConfig { threads, max_batch, ..EngineConfig::default() };
+        let model = load(&device)?;
+        Runner::new(model, &RunnerConfig { device, precision: self.precision, engine })
+    }
 }
 
 /// More threads than this only wait for each other; a thousand of them take hours for what two do in seconds.

@@ -8,6 +8,7 @@ use clap::Args;
 use super::model_args::ModelArgs;
 use super::random_model::{narrowed, random_params};
 use crate::arch::{self, ArchOptions};
+use crate::engine::Calibration;
 use crate::graph::Graph;
 use crate::model::{ModelInfo, Params, Provenance, Teacher};
 use crate::weights::ModelDescription;
@@ -56,6 +57,8 @@ pub(super) struct SourcedModel {
     pub info: ModelInfo,
     /// Where it comes from, if this program made it.
     pub provenance: Option<Provenance>,
+    /// What 8-bit inference needs, if the model was calibrated.
+    pub int8: Option<Calibration>,
 }
 
 impl ModelSource {
@@ -73,8 +76,8 @@ impl ModelSource {
                 path.display()
             )));
         }
-        let Teacher { graph, params, info, provenance, .. } = self.args.load(path, device)?;
-        Ok(SourcedModel { name: path.display().to_string(), graph, params, info, provenance })
+        let Teacher { graph, params, info, provenance, int8, .. } = self.args.load(path, device)?;
+        Ok(SourcedModel { name: path.display().to_string(), graph, params, info, provenance, int8 })
     }
 
     fn random(&self, device: &Device) -> Result<SourcedModel> {
@@ -94,6 +97,7 @@ impl ModelSource {
             info: ModelInfo::resolve(origin, &description, &graph)?,
             graph,
             provenance: None,
+            int8: None,
         })
     }
 

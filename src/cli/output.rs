@@ -4,6 +4,7 @@ use std::io::{self, Write};
 
 use serde_json::{Value, json};
 
+use crate::adapt::gate::Verdict;
 use crate::adapt::{ModelFigures, Report};
 use crate::{Error, Result};
 
@@ -23,8 +24,13 @@ pub(super) fn summary(report: &Report) -> Value {
         "student": report.student,
         "wall_s": (report.wall_s * 100.0).round() / 100.0,
         "peak_rss_mb": report.peak_rss_mb,
-        "gate": { "accepted": report.gate.accepted, "reason": report.gate.reason },
+        "gate": verdict(&report.gate),
+        "int8": report.int8.as_ref().map(verdict),
     })
+}
+
+fn verdict(verdict: &Verdict) -> Value {
+    json!({ "accepted": verdict.accepted, "reason": verdict.reason })
 }
 
 /// The report as a table.
@@ -47,8 +53,11 @@ pub(super) fn table(report: &Report) -> String {
         left(s.bytes, t.bytes),
         100.0 * s.latency_ms / t.latency_ms.max(f64::MIN_POSITIVE)
     ));
-    let verdict = if report.gate.accepted { "accepted" } else { "REFUSED" };
-    lines.push(format!("gate: {verdict}: {}", report.gate.reason));
+    for (name, verdict) in [("gate", Some(&report.gate)), ("int8", report.int8.as_ref())] {
+        let Some(verdict) = verdict else { continue };
+        let word = if verdict.accepted { "accepted" } else { "REFUSED" };
+        lines.push(format!("{name}: {word}: {}", verdict.reason));
+    }
     if t.accuracy.is_some() {
         lines.push("accuracy: on all readable target images; their labels are used for nothing else".to_string());
     }

@@ -3,14 +3,14 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use candle_core::{DType, Device, Tensor};
+use candle_core::{Device, Tensor};
 use clap::Args;
 use serde_json::{Value, json};
 
-use super::model_args::{ComputeArgs, ModelArgs};
+use super::model_args::{InferArgs, ModelArgs};
 use super::output::print;
 use crate::data::{ImageLimits, read_image};
-use crate::model::{Forward, Mode, Teacher};
+use crate::model::Runner;
 use crate::weights::{TensorFile, write_atomic};
 use crate::{Error, Result};
 
@@ -37,40 +37,42 @@ pub(super) struct PredictArgs {
     #[command(flatten)]
     args: ModelArgs,
     #[command(flatten)]
-    compute: ComputeArgs,
+    infer: InferArgs,
 }
 
 impl PredictArgs {
     pub fn run(self) -> Result<()> {
-        let device = self.compute.device()?;
-        let model = self.args.load(&self.model, &device)?;
+        let mut model = self.infer.runner(BATCH, |device| self.args.load(&self.model, device))?;
         match (&self.input, &self.output) {
-            (Some(input), Some(output)) => run_tensors(&model, input, output, &device),
-            _ => run_images(&model, &self.images, (self.top, self.json), &device),
+            (Some(input), Some(output)) => run_tensors(&mut model, input, output),
+            _ => run_images(&mut model, &self.images, self.top, self.json),
         }
     }
 }
 
-fn run_tensors(model: &Teacher, input: &Path, output: &Path, device: &Device) -> Result<()> {
+/// Images at a time, for tensors of many.
+const BATCH: usize = 4;
+
+fn run_tensors(model: &mut Runner, input: &Path, output: &Path) -> Result<()> {
     let file = TensorFile::open(input)?;
     let (_, shape) = file.info("input")?;
-    let expected = model.graph.input_shape();
-    if shape.len() != 4 || shape[1..] != expected {
+    let expected = model.input_shape();
+    if shape.len() != 4 || shape[0] == 0 || shape[1..] != expected {
         let reason =
             format!("input: expected shape [N, {}, {}, {}], got {shape:?}", expected[0], expected[1], expected[2]);
         return Err(Error::weights(input, reason));
     }
-    let images = Tensor::from_vec(file.read_f32("input")?, shape, device)?;
-    let logits = Forward::new(&model.graph, &model.params, Mode::Eval).run(&images)?.logits;
-    write_atomic(output, &BTreeMap::from([("logits".to_string(), logits.to_device(&Device::Cpu)?)]), &BTreeMap::new())
+    let logits = model.logits(&file.read_f32("input")?)?;
+    let logits = Tensor::from_vec(logits, (shape[0], model.num_classes()), &Device::Cpu)?;
+    write_atomic(output, &BTreeMap::from([("logits".to_string(), logits)]), &BTreeMap::new())
 }
 
-fn run_images(model: &Teacher, paths: &[PathBuf], (top, as_json): (usize, bool), device: &Device) -> Result<()> {
+fn run_images(model: &mut Runner, paths: &[PathBuf], top: usize, as_json: bool) -> Result<()> {
     let mut failed = None;
     let mut results = Vec::new();
     for path in paths {
         // One broken image does not keep the others from their answer.
-        match predict(model, path, top, device) {
+        match predict(model, path, top) {
             Ok(ranked) => {
                 if !as_json {
                     let named: Vec<String> = ranked.iter().map(|(n, p)| format!("{n} {:.1} %", 100.0 * p)).collect();
@@ -93,14 +95,8 @@ fn run_images(model: &Teacher, paths: &[PathBuf], (top, as_json): (usize, bool),
     failed.map_or(Ok(()), Err)
 }
 
-fn predict(model: &Teacher, path: &Path, top: usize, device: &Device) -> Result<Vec<(String, f32)>> {
+fn predict(model: &mut Runner, path: &Path, top: usize) -> Result<Vec<(String, f32)>> {
     let image = read_image(path, &ImageLimits::default())?;
-    let p = &model.info.preprocess;
-    let input = Tensor::from_vec(p.eval(&image), (1, p.channels, p.height, p.width), device)?.to_dtype(DType::F32)?;
-    let logits = Forward::new(&model.graph, &model.params, Mode::Eval).run(&input)?.logits;
-    let probs: Vec<f32> = candle_nn::ops::softmax(&logits, 1)?.squeeze(0)?.to_vec1()?;
-    let mut ranked: Vec<(String, f32)> = model.info.class_names.iter().cloned().zip(probs).collect();
-    ranked.sort_by(|a, b| b.1.total_cmp(&a.1));
-    ranked.truncate(top);
-    Ok(ranked)
+    let ranked = model.classify(&image, top)?;
+    Ok(ranked.into_iter().map(|(class, p)| (model.info.class_names[class].clone(), p)).collect())
 }

@@ -3,6 +3,7 @@
 use clap::{Args, ValueEnum};
 
 use crate::adapt::{AdaptConfig, SoftMask};
+use crate::engine::Precision;
 use crate::graph::Scope;
 use crate::prune::Budget;
 use crate::prune::importance::Criterion;
@@ -92,6 +93,9 @@ pub(super) struct RunArgs {
     /// Multiplies every learning rate
     #[arg(long, value_name = "FACTOR", default_value_t = 1.0)]
     lr_scale: f64,
+    /// What the student shall be served in: f32, or int8 if the gate finds that its answers stay
+    #[arg(long, value_name = "PRECISION", default_value = "f32")]
+    precision: Precision,
     /// What moves the soft mask; others than adversarial are ablations
     #[arg(long, value_enum, default_value = "adversarial")]
     soft_mask: SoftArg,
@@ -125,6 +129,7 @@ impl RunArgs {
             CriterionArg::Fisher => Criterion::Fisher,
             CriterionArg::Magnitude => Criterion::Magnitude,
         };
+        config.precision = self.precision;
         config.mask.use_admm = !self.no_admm;
         config.limits.caps = self.cap.into_iter().collect();
         set(&mut config.limits.min_keep, self.min_keep);

@@ -90,9 +90,9 @@ pub(super) fn is_depthwise(graph: &Graph, id: NodeId) -> bool {
     }
 }
 
-/// Whether the node ends in the matrix product, whose epilogue can add a residual.
-fn is_dense(graph: &Graph, id: NodeId) -> bool {
-    matches!(graph.nodes()[id].op, Op::Conv2d(_)) && !is_depthwise(graph, id)
+/// Whether the node ends in the matrix product.
+pub(super) fn is_dense(graph: &Graph, id: NodeId) -> bool {
+    matches!(graph.nodes()[id].op, Op::Conv2d(_) | Op::Linear { .. }) && !is_depthwise(graph, id)
 }
 
 fn has_epilogue(op: &Op) -> bool {

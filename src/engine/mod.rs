@@ -4,6 +4,8 @@
 //! map, weights are packed for the register tile of the instruction set found at run time, and every activation has its
 //! place in one arena, sized before the first run. A request allocates nothing.
 
+mod calibration;
+mod element;
 mod fold;
 mod fuse;
 #[allow(
@@ -19,12 +21,15 @@ mod simd;
 #[cfg(test)]
 mod tests;
 
+pub use calibration::Calibration;
 pub use fold::Folded;
 pub use simd::Isa;
 
 use std::fmt;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
+
+use serde::{Deserialize, Serialize};
 
 use crate::graph::Graph;
 use crate::weights::ParamTensors;
@@ -34,6 +39,51 @@ use kernels::Context;
 use memory::Memory;
 use plan::Plan;
 use pool::{Barrier, Pool};
+
+/// The numbers an engine computes with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Precision {
+    /// 32-bit floating point throughout.
+    #[default]
+    F32,
+    /// Activations as 8-bit integers, dense layers by 8-bit products with one scale per output channel; depthwise
+    /// convolutions and everything else in f32 arithmetic on 8-bit values.
+    Int8,
+}
+
+impl Precision {
+    /// Bytes of a stored activation.
+    const fn bytes(self) -> usize {
+        match self {
+            Self::F32 => size_of::<f32>(),
+            Self::Int8 => 1,
+        }
+    }
+}
+
+impl fmt::Display for Precision {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::F32 => "f32",
+            Self::Int8 => "int8",
+        })
+    }
+}
+
+impl std::str::FromStr for Precision {
+    type Err = Error;
+
+    /// # Errors
+    /// [`Error::Usage`] for anything but `f32` and `int8`.
+    fn from_str(text: &str) -> Result<Self> {
+        match text {
+            "f32" => Ok(Self::F32),
+            "int8" => Ok(Self::Int8),
+            other => Err(Error::Usage(format!("expected f32 or int8, got {other:?}"))),
+        }
+    }
+}
 
 /// How a network is compiled.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -82,6 +132,7 @@ pub struct StepProfile {
 pub struct Engine {
     plan: Plan,
     config: EngineConfig,
+    precision: Precision,
     input: [usize; 3],
     classes: usize,
     arena: Memory,
@@ -100,6 +151,28 @@ impl Engine {
     /// [`Error::Config`] for zero threads or a zero batch, or an instruction set this processor lacks; [`Error::Shape`] if a
     /// parameter is missing or misshapen; [`Error::Config`] too if the system gives no thread.
     pub fn compile(graph: &Graph, params: ParamTensors, config: EngineConfig) -> Result<Self> {
+        Self::build(graph, params, config, None)
+    }
+
+    /// As [`Engine::compile`], for [`Precision::Int8`].
+    ///
+    /// # Errors
+    /// As [`Engine::compile`], and [`Error::Config`] if `calibration` belongs to another network.
+    pub fn compile_int8(
+        graph: &Graph,
+        params: ParamTensors,
+        config: EngineConfig,
+        calibration: &Calibration,
+    ) -> Result<Self> {
+        Self::build(graph, params, config, Some(calibration))
+    }
+
+    fn build(
+        graph: &Graph,
+        params: ParamTensors,
+        config: EngineConfig,
+        calibration: Option<&Calibration>,
+    ) -> Result<Self> {
         if config.threads == 0 || config.max_batch == 0 {
             let EngineConfig { threads, max_batch, .. } = config;
             return Err(Error::Config(format!(
@@ -109,14 +182,16 @@ impl Engine {
         if !Isa::available().contains(&config.isa) {
             return Err(Error::Config(format!("engine: this processor lacks {}", config.isa)));
         }
-        let plan = Plan::new(Folded::new(graph, params)?, config.isa, config.max_batch)?;
+        let precision = if calibration.is_some() { Precision::Int8 } else { Precision::F32 };
+        let plan = Plan::new(Folded::new(graph, params)?, config, calibration)?;
         let pool = Pool::new(config.threads)
             .map_err(|e| Error::Config(format!("engine: cannot start {} threads: {e}", config.threads)))?;
         Ok(Self {
             config,
             input: graph.input_shape(),
             classes: graph.num_classes(),
-            arena: Memory::zeroed(plan.arena),
+            precision,
+            arena: Memory::zeroed((plan.arena * precision.bytes()).div_ceil(size_of::<f32>())),
             scratch: (0..config.threads).map(|_| Memory::zeroed(plan.scratch)).collect(),
             barrier: Barrier::new(pool.threads()),
             next_task: plan.steps.iter().map(|_| AtomicUsize::new(0)).collect(),
@@ -138,6 +213,11 @@ impl Engine {
     /// How it was compiled.
     pub const fn config(&self) -> EngineConfig {
         self.config
+    }
+
+    /// The numbers it computes with.
+    pub const fn precision(&self) -> Precision {
+        self.precision
     }
 
     /// Bytes held, known before the first run.
@@ -186,6 +266,34 @@ impl Engine {
             .collect())
     }
 
+    /// As [`Engine::infer`] for one image and f32; `seen` gets every value by the name of its node.
+    fn observe(
+        &mut self,
+        image: &[f32],
+        logits: &mut [f32],
+        seen: &mut (dyn FnMut(&str, &[f32]) + Send),
+    ) -> Result<()> {
+        let arena = self.arena.as_ptr() as usize;
+        let outputs: Vec<(String, plan::View)> =
+            self.plan.steps.iter().map(|step| (step.value.clone(), step.output)).collect();
+        let seen = std::sync::Mutex::new((seen, Vec::new()));
+        self.run(image, logits, &|step| {
+            let (name, view) = &outputs[step];
+            let mut seen = seen.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+            let (seen, values) = &mut *seen;
+            values.clear();
+            for pixel in 0..view.pixels() {
+                let at = view.offset + pixel * view.pixel;
+                // SAFETY: a view without margin in the arena; nobody writes to a value before its last reader is done,
+                // and that waits for this thread.
+                values.extend_from_slice(unsafe {
+                    std::slice::from_raw_parts((arena as *const f32).add(at), view.channels)
+                });
+            }
+            seen(name, values);
+        })
+    }
+
     fn run(&mut self, images: &[f32], logits: &mut [f32], finished: &(dyn Fn(usize) + Sync)) -> Result<()> {
         let per_image: usize = self.input.iter().product();
         let batch = images.len() / per_image;
@@ -209,6 +317,7 @@ impl Engine {
             scratch: &self.scratch,
             context: Context {
                 isa: self.config.isa,
+                precision: self.precision,
                 batch,
                 threads: self.config.threads,
                 arena: self.arena.as_ptr(),
@@ -220,10 +329,17 @@ impl Engine {
         let view = &self.plan.logits;
         for (n, row) in logits.chunks_exact_mut(self.classes).enumerate() {
             // SAFETY: the view lies in the arena; all workers are done.
-            let values = unsafe {
-                std::slice::from_raw_parts(self.arena.as_ptr().add(view.offset + n * view.image()), self.classes)
-            };
-            row.copy_from_slice(values);
+            unsafe {
+                if self.precision == Precision::F32 || self.plan.real_logits {
+                    let first = self.arena.as_ptr().cast::<u8>().add(view.offset * self.precision.bytes());
+                    let values = first.cast::<f32>().add(n * view.image());
+                    row.copy_from_slice(std::slice::from_raw_parts(values, self.classes));
+                } else {
+                    let values = self.arena.as_ptr().cast::<u8>().add(view.offset + n * view.image());
+                    let values = std::slice::from_raw_parts(values, self.classes);
+                    row.iter_mut().zip(values).for_each(|(to, q)| *to = view.quant.real(*q));
+                }
+            }
         }
         Ok(())
     }

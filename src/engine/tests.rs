@@ -2,7 +2,7 @@
 
 use candle_core::{DType, Device, Tensor};
 
-use super::{Engine, EngineConfig, Folded, Isa};
+use super::{Calibration, Engine, EngineConfig, Folded, Isa};
 use crate::arch::{ArchOptions, build, default_input, names};
 use crate::graph::{Activation, Conv2d, Graph, GraphBuilder, Op, Padding, Pool2d};
 use crate::model::testing::{random_images, random_params, values};
@@ -62,6 +62,10 @@ fn every_architecture_gives_the_logits_of_the_training_forward() {
 
 #[test]
 fn layers_no_architecture_has() {
+    check(&odd_network(), 2);
+}
+
+fn odd_network() -> Graph {
     let mut b = GraphBuilder::new("odd", [3, 13, 10]);
     let x = b.conv("dilated", Conv2d { dilation: [2, 1], ..Conv2d::new(13, 3).padding(1).with_bias() }, 0);
     let x = b.activation("dilated.act", Activation::Silu, x);
@@ -96,7 +100,7 @@ fn layers_no_architecture_has() {
     let hidden = b.node("hidden", Op::Linear { out_features: 30, bias: true }, &[flat]);
     let hidden = b.activation("hidden.act", Activation::Relu, hidden);
     b.node("fc", Op::Linear { out_features: 5, bias: false }, &[hidden]);
-    check(&b.finish().unwrap(), 2);
+    b.finish().unwrap()
 }
 
 #[test]
@@ -168,4 +172,100 @@ fn what_does_not_fit_is_refused() {
     params.remove(&name);
     let message = compile(&params, config).unwrap_err().to_string();
     assert!(message.contains(&format!("{name} is missing")), "{message}");
+}
+
+fn compile_int8(graph: &Graph, params: &Params, images: &[f32], config: EngineConfig) -> Engine {
+    let calibration = Calibration::collect(graph, params.clone(), config, [Ok(images.to_vec())]).unwrap();
+    Engine::compile_int8(graph, params.clone(), config, &calibration).unwrap()
+}
+
+/// Root mean square of the difference, relative to that of the logits.
+fn relative_error(got: &[f32], want: &[f32]) -> f32 {
+    let power = |values: &mut dyn Iterator<Item = f32>| values.map(|x| x * x).sum::<f32>();
+    (power(&mut got.iter().zip(want).map(|(a, b)| a - b)) / power(&mut want.iter().copied())).sqrt()
+}
+
+#[test]
+fn eight_bits_come_close_for_every_architecture() {
+    for name in names().iter().filter(|name| !name.starts_with("vgg")) {
+        let [c, h, _] = default_input(name).unwrap();
+        let side = if h > 64 { 65 } else { h };
+        let graph = build(name, &ArchOptions { num_classes: 7, input: [c, side, side] }).unwrap();
+        let mut rng = Rng::new(1);
+        let params = random_params(&graph, &mut rng);
+        let images = values(&random_images(&graph, 3, &mut rng));
+        let config = EngineConfig { threads: 2, max_batch: 3, isa: Isa::detect() };
+        let mut engine = compile_int8(&graph, &params, &images, config);
+        let (mut got, mut want) = (vec![0.0; 21], vec![0.0; 21]);
+        engine.infer(&images, &mut got).unwrap();
+        Engine::compile(&graph, params, config).unwrap().infer(&images, &mut want).unwrap();
+        let error = relative_error(&got, &want);
+        println!("{name}: {error}");
+        // With random weights, every linear bottleneck of these adds noise that training would not let through.
+        let most = if name.starts_with("mobilenetv2") || name.starts_with("mobilenetv3") { 0.4 } else { 0.1 };
+        assert!(error < most, "{name}: {error}");
+    }
+}
+
+#[test]
+fn eight_bits_are_the_same_on_every_instruction_set() {
+    for width in [1, 3, 8, 15, 16, 17, 24, 31, 32, 33, 40, 70] {
+        let mut b = GraphBuilder::new(&format!("width {width}"), [3, 9, 7]);
+        let x = b.conv("a", Conv2d::new(width, 3).padding(1).with_bias(), 0);
+        let x = b.activation("a.act", Activation::HardSwish, x);
+        let y = b.conv("b", Conv2d::new(width, 3).padding(1).with_bias(), x);
+        let y = b.node("add", Op::Add, &[x, y]);
+        let y = b.conv("c", Conv2d::new(width, 1).stride(2), y);
+        b.classifier("fc", width, y);
+        let graph = b.finish().unwrap();
+        let mut rng = Rng::new(width as u64);
+        let params = random_params(&graph, &mut rng);
+        let images = values(&random_images(&graph, 2, &mut rng));
+        let run = |isa, threads| {
+            let config = EngineConfig { threads, max_batch: 2, isa };
+            let portable = EngineConfig { threads: 1, max_batch: 1, isa: Isa::Portable };
+            let calibration = Calibration::collect(&graph, params.clone(), portable, [Ok(images.clone())]).unwrap();
+            let mut engine = Engine::compile_int8(&graph, params.clone(), config, &calibration).unwrap();
+            let mut logits = vec![0.0; 2 * width];
+            engine.infer(&images, &mut logits).unwrap();
+            logits
+        };
+        let want = run(Isa::Portable, 1);
+        for isa in Isa::available() {
+            for threads in [1, 3] {
+                // Sums are exact; the few roundings between layers may fall to the other side.
+                let error = relative_error(&run(isa, threads), &want);
+                assert!(error < 2e-3, "{width} on {isa}: {error}");
+            }
+        }
+    }
+}
+
+#[test]
+fn odd_layers_in_eight_bits() {
+    let graph = odd_network();
+    let mut rng = Rng::new(2);
+    let params = random_params(&graph, &mut rng);
+    let images = values(&random_images(&graph, 3, &mut rng));
+    let mut want = vec![0.0; 15];
+    let config = EngineConfig { threads: 1, max_batch: 3, isa: Isa::detect() };
+    Engine::compile(&graph, params.clone(), config).unwrap().infer(&images, &mut want).unwrap();
+    for isa in Isa::available() {
+        let mut got = vec![0.0; 15];
+        compile_int8(&graph, &params, &images, EngineConfig { isa, ..config }).infer(&images, &mut got).unwrap();
+        let error = relative_error(&got, &want);
+        println!("{isa}: {error}");
+        assert!(error < 0.1, "{isa}: {error}");
+    }
+}
+
+#[test]
+fn a_calibration_of_another_network_is_refused() {
+    let graph = odd_network();
+    let params = random_params(&graph, &mut Rng::new(2));
+    let none = Calibration { images: 1, ranges: std::collections::BTreeMap::new() };
+    let message = Engine::compile_int8(&graph, params.clone(), EngineConfig::default(), &none).unwrap_err().to_string();
+    assert!(message.contains("no range for node"), "{message}");
+    let message = Calibration::collect(&graph, params, EngineConfig::default(), []).unwrap_err().to_string();
+    assert!(message.contains("at least one image"), "{message}");
 }

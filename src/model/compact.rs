@@ -7,11 +7,15 @@ use serde::{Deserialize, Serialize};
 
 use super::{ModelInfo, Params};
 use crate::Result;
+use crate::engine::Calibration;
 use crate::graph::Graph;
 use crate::weights;
 
 /// Metadata key of a [`Provenance`], as JSON.
-pub const PROVENANCE_KEY: &str = "secateur.provenance";
+pub(super) const PROVENANCE_KEY: &str = "secateur.provenance";
+
+/// Metadata key of a [`Calibration`], as JSON.
+pub(super) const INT8_KEY: &str = "secateur.int8";
 
 /// Where a compact model comes from. Holds nothing that differs between two runs of one seed.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -39,6 +43,8 @@ pub struct CompactModel {
     pub info: ModelInfo,
     /// Teacher, data and configuration it was made from.
     pub provenance: Provenance,
+    /// What 8-bit inference needs, if the gate let it.
+    pub int8: Option<Calibration>,
 }
 
 impl CompactModel {
@@ -51,11 +57,25 @@ impl CompactModel {
         weights::write_atomic(path, &self.params, &self.metadata())
     }
 
-    /// The file's metadata: the timm keys any loader understands, and this program's own under `secateur.`.
+    /// The file's metadata, see [`metadata`].
     pub fn metadata(&self) -> BTreeMap<String, String> {
-        let mut metadata = self.info.describe(&self.graph).to_metadata();
-        metadata.insert("format".to_string(), "pt".to_string());
-        metadata.insert(PROVENANCE_KEY.to_string(), serde_json::json!(self.provenance).to_string());
-        metadata
+        metadata((&self.graph, &self.info), Some(&self.provenance), self.int8.as_ref())
     }
+}
+
+/// The metadata of a model file: the timm keys any loader understands, and this program's own under `secateur.`.
+pub fn metadata(
+    (graph, info): (&Graph, &ModelInfo),
+    provenance: Option<&Provenance>,
+    int8: Option<&Calibration>,
+) -> BTreeMap<String, String> {
+    let mut metadata = info.describe(graph).to_metadata();
+    metadata.insert("format".to_string(), "pt".to_string());
+    if let Some(provenance) = provenance {
+        metadata.insert(PROVENANCE_KEY.to_string(), serde_json::json!(provenance).to_string());
+    }
+    if let Some(int8) = int8 {
+        metadata.insert(INT8_KEY.to_string(), serde_json::json!(int8).to_string());
+    }
+    metadata
 }

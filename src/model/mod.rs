@@ -1,8 +1,8 @@
 //! The stages of a network and the training-time forward pass.
 //!
 //! `Teacher` (frozen tensors) becomes a `Student` (trainable variables under a channel mask), which surgery turns
-//! into a `CompactModel` (a smaller graph with its own tensors). Only a compact model can be saved for serving: a
-//! masked, half-pruned network has no way out of this module.
+//! into a `CompactModel` (a smaller graph with its own tensors). Only whole networks can be saved: a masked,
+//! half-pruned one has no way out of this module. A `Runner` is one of them compiled to answer.
 
 mod compact;
 mod forward;
@@ -10,15 +10,17 @@ mod info;
 mod mask;
 #[cfg(test)]
 mod parity;
+mod runner;
 mod student;
 mod teacher;
 #[cfg(test)]
 pub(crate) mod testing;
 
-pub use compact::{CompactModel, PROVENANCE_KEY, Provenance};
+pub use compact::{CompactModel, Provenance, metadata};
 pub use forward::{Forward, Mode, Output};
 pub use info::ModelInfo;
 pub use mask::ChannelMask;
+pub use runner::{Runner, RunnerConfig};
 pub use student::Student;
 pub use teacher::Teacher;
 

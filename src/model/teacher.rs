@@ -4,9 +4,11 @@ use std::path::Path;
 
 use candle_core::Device;
 
-use super::{ModelInfo, PROVENANCE_KEY, Params, Provenance};
+use super::compact::{INT8_KEY, PROVENANCE_KEY, metadata};
+use super::{ModelInfo, Params, Provenance};
 use crate::arch::{self, ArchOptions};
 use crate::data::{Interpolation, Preprocess};
+use crate::engine::Calibration;
 use crate::graph::Graph;
 use crate::weights::{self, ModelDescription, TensorFile};
 use crate::{Error, Result};
@@ -24,6 +26,8 @@ pub struct Teacher {
     pub sha256: String,
     /// Where it comes from, if this program made it.
     pub provenance: Option<Provenance>,
+    /// What 8-bit inference needs, if the model was calibrated.
+    pub int8: Option<Calibration>,
 }
 
 impl Teacher {
@@ -39,17 +43,29 @@ impl Teacher {
         let file = TensorFile::open(&file_path)?;
         let graph = graph(&file_path, &description, &file)?;
         let params = weights::load_params(&file, &graph, device)?;
-        let provenance = match file.metadata().get(PROVENANCE_KEY) {
-            None => None,
-            Some(json) => Some(serde_json::from_str(json).map_err(|e| {
-                Error::weights(&file_path, format!("metadata {PROVENANCE_KEY}: not what this program writes: {e}"))
-            })?),
-        };
+        let provenance = own_entry(&file_path, &file, PROVENANCE_KEY)?;
+        let int8 = own_entry(&file_path, &file, INT8_KEY)?;
         // The mapping would hold the tensors a second time on unified memory.
         drop(file);
         let info = info(&file_path, &description, &graph)?;
-        Ok(Self { graph, params, info, sha256: weights::sha256_file(&file_path)?, provenance })
+        Ok(Self { graph, params, info, sha256: weights::sha256_file(&file_path)?, provenance, int8 })
     }
+
+    /// Writes one safetensors file that carries its own graph and everything else. Atomic and durable.
+    ///
+    /// # Errors
+    /// [`Error::Io`] naming the path; an older file stays as it was.
+    pub fn save(&self, path: &Path) -> Result<()> {
+        let own = metadata((&self.graph, &self.info), self.provenance.as_ref(), self.int8.as_ref());
+        weights::write_atomic(path, &self.params, &own)
+    }
+}
+
+/// A metadata entry that only this program writes.
+fn own_entry<T: serde::de::DeserializeOwned>(path: &Path, file: &TensorFile, key: &str) -> Result<Option<T>> {
+    let Some(json) = file.metadata().get(key) else { return Ok(None) };
+    let entry = serde_json::from_str(json);
+    entry.map(Some).map_err(|e| Error::weights(path, format!("metadata {key}: not what this program writes: {e}")))
 }
 
 fn graph(path: &Path, description: &ModelDescription, file: &TensorFile) -> Result<Graph> {

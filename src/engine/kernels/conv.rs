@@ -2,6 +2,7 @@
 
 use super::epilogue::Epilogue;
 use super::gemm::{MAX_ROWS, PanelProduct, TileShape, pack, product, split_rows};
+use super::taps::Taps;
 use super::{Context, Kernel, View, part, task_count};
 use crate::engine::simd::{Isa, padded};
 use crate::graph::Conv2d;
@@ -20,6 +21,17 @@ pub(in crate::engine) struct ConvWeights<'a> {
 }
 
 impl ConvWeights<'_> {
+    /// The weight of output `column` at position `k` of an output pixel's runs (see [`Taps`]), over `channels` inputs.
+    /// Grouped convolutions are dense ones with zeros between the groups.
+    pub fn value(&self, conv: &Conv2d, channels: usize, k: usize, column: usize) -> f32 {
+        let (per_group, outputs) = (channels / conv.groups, conv.out_channels / conv.groups);
+        let (tap, c) = (k / channels, k % channels);
+        if c / per_group != column / outputs {
+            return 0.0;
+        }
+        self.weight[(column * per_group + c % per_group) * conv.kernel[0] * conv.kernel[1] + tap]
+    }
+
     /// The bias, padded.
     pub fn padded_bias(&self, channels: usize) -> Vec<f32> {
         let mut bias = self.bias.map_or_else(Vec::new, <[f32]>::to_vec);
@@ -34,11 +46,7 @@ pub(in crate::engine) struct Conv {
     output: View,
     residual: Option<View>,
     conv: Conv2d,
-    /// Pointers per output pixel and values behind each.
-    taps: usize,
-    inner: usize,
-    /// A row of the kernel is one run of values: pixels without channel padding, and the padding is in the margin.
-    merged: bool,
+    taps: Taps,
     shape: TileShape,
     weights: Vec<f32>,
     bias: Vec<f32>,
@@ -48,8 +56,7 @@ pub(in crate::engine) struct Conv {
 }
 
 impl Conv {
-    /// Packs a convolution for `isa`. If the input has a margin, it must be the convolution's padding, its pixels as wide
-    /// as the channels, and the dilation 1.
+    /// Packs a convolution for `isa`; `input` as for [`Taps::new`].
     pub fn new(
         isa: Isa,
         conv: Conv2d,
@@ -57,36 +64,19 @@ impl Conv {
         [input, output]: [View; 2],
         (residual, epilogue): (Option<View>, Epilogue),
     ) -> Self {
-        let [kh, kw] = conv.kernel;
-        let channels = input.channels;
-        let p = conv.padding;
-        let merged =
-            input.pixel == channels && conv.dilation == [1, 1] && input.margin == [p.top, p.bottom, p.left, p.right];
-        let (taps, inner) = if merged { (kh, kw * channels) } else { (kh * kw, channels) };
-        let shape = TileShape::of(isa);
-        let per_group = channels / conv.groups;
-        let outputs = conv.out_channels / conv.groups;
-        let value = |k: usize, column: usize| {
-            let (tap, c) = (k / channels, k % channels);
-            // Grouped convolutions are dense ones with zeros between the groups.
-            if c / per_group != column / outputs {
-                return 0.0;
-            }
-            weights.weight[(column * per_group + c % per_group) * kh * kw + tap]
-        };
+        let (taps, shape) = (Taps::new(conv, input), TileShape::of(isa));
+        let value = |k: usize, column: usize| weights.value(&conv, input.channels, k, column);
         Self {
             input,
             output,
             residual,
             conv,
-            taps,
-            inner,
-            merged,
             shape,
-            weights: pack(shape, kh * kw * channels, conv.out_channels, value),
+            weights: pack(shape, taps.count * taps.inner, conv.out_channels, value),
             bias: weights.padded_bias(conv.out_channels),
             epilogue,
-            zeros: vec![0.0; inner],
+            zeros: vec![0.0; taps.inner],
+            taps,
         }
     }
 
@@ -95,9 +85,9 @@ impl Conv {
         let rows = batch * self.output.pixels();
         let columns = padded(self.conv.out_channels);
         let panels = self.shape.panels(columns).count();
-        let macs = rows * columns * self.taps * self.inner;
+        let macs = rows * columns * self.taps.count * self.taps.inner;
         let wanted = task_count(macs, MACS_PER_TASK, threads, usize::MAX);
-        let reach = self.conv.stride[0] * self.conv.stride[1] * self.input.pixel;
+        let reach = self.taps.reach(&self.input);
         let most_rows = (INPUT_PER_TASK / reach).max(8 * self.shape.rows);
         // Few rows: threads share the panels, so that each goes over its own part of the weights only.
         if rows < wanted * 4 * self.shape.rows {
@@ -116,42 +106,15 @@ impl Conv {
                 // SAFETY: `scratch` says how long the table gets; the pixels are the output's.
                 unsafe {
                     for r in 0..size {
-                        self.pointers(context, pixel + r, (entry.add(r), size));
+                        let mut to = entry.add(r);
+                        self.taps.each::<f32>(context, (&self.input, &self.output), pixel + r, |source| {
+                            *to = if source.is_null() { self.zeros.as_ptr() } else { source };
+                            to = to.add(size);
+                        });
                     }
-                    entry = entry.add(size * self.taps);
+                    entry = entry.add(size * self.taps.count);
                 }
                 pixel += size;
-            }
-        }
-    }
-
-    /// Writes the pointers of one output pixel, one per tap, `step` entries apart.
-    #[inline]
-    unsafe fn pointers(&self, context: &Context, pixel: usize, (mut entry, step): (*mut *const f32, usize)) {
-        let (view, conv) = (&self.input, &self.conv);
-        let [_, width] = self.output.size;
-        let (n, rest) = (pixel / self.output.pixels(), pixel % self.output.pixels());
-        let (oy, ox) = (rest / width, rest % width);
-        // SAFETY: in the image, or the zero row.
-        unsafe {
-            let image = context.at(view, n).cast_const();
-            if self.merged {
-                let start = image.add(ox * conv.stride[1] * view.pixel);
-                for ky in 0..conv.kernel[0] {
-                    *entry = start.add((oy * conv.stride[0] + ky) * view.row());
-                    entry = entry.add(step);
-                }
-                return;
-            }
-            for ky in 0..conv.kernel[0] {
-                let y = (oy * conv.stride[0] + ky * conv.dilation[0]).wrapping_sub(conv.padding.top);
-                for kx in 0..conv.kernel[1] {
-                    let x = (ox * conv.stride[1] + kx * conv.dilation[1]).wrapping_sub(conv.padding.left);
-                    let inside = y < view.size[0] && x < view.size[1];
-                    let row = image.wrapping_add(y.wrapping_mul(view.row()).wrapping_add(x.wrapping_mul(view.pixel)));
-                    *entry = if inside { row } else { self.zeros.as_ptr() };
-                    entry = entry.add(step);
-                }
             }
         }
     }
@@ -171,7 +134,7 @@ impl Kernel for Conv {
         }
         let columns = padded(self.conv.out_channels);
         let panels = part(self.shape.panels(columns).count(), task / chunks, groups);
-        let inner = self.taps * self.inner;
+        let inner = self.taps.count * self.taps.inner;
         let mut table_for = 0;
         for (first, width) in self.shape.panels(columns).skip(panels.start).take(panels.len()) {
             let tile_rows = self.shape.rows_for(width);
@@ -185,8 +148,8 @@ impl Kernel for Conv {
                 let residual = self.residual.as_ref();
                 let panel = PanelProduct {
                     table: context.scratch.cast(),
-                    taps: self.taps,
-                    inner: self.inner,
+                    taps: self.taps.count,
+                    inner: self.taps.inner,
                     weights: self.weights.as_ptr().add(first * inner),
                     width,
                     bias: self.bias.as_ptr().add(first),
@@ -202,9 +165,9 @@ impl Kernel for Conv {
     }
 
     fn scratch(&self) -> usize {
-        let reach = self.conv.stride[0] * self.conv.stride[1] * self.input.pixel;
+        let reach = self.taps.reach(&self.input);
         let rows = (INPUT_PER_TASK / reach).max(8 * self.shape.rows) + MAX_ROWS;
-        rows * self.taps * (size_of::<*const f32>() / size_of::<f32>())
+        rows * self.taps.count * (size_of::<*const f32>() / size_of::<f32>())
     }
 
     fn name(&self) -> String {

@@ -3,6 +3,7 @@
 use super::conv::ConvWeights;
 use super::epilogue::{Epilogue, clamp, smooth};
 use super::{Context, Kernel, View, part, task_count};
+use crate::engine::element::Element;
 use crate::engine::simd::{CHANNEL_BLOCK, Vector, dispatch, padded};
 use crate::graph::Conv2d;
 
@@ -51,13 +52,13 @@ impl Kernel for Depthwise {
         unsafe {
             match self.conv.kernel[1] {
                 3 => {
-                    dispatch!(context.isa, rows3(this: &Depthwise = self, context: &Context = context, rows: (usize, usize) = rows))
+                    dispatch!(context, rows3(this: &Depthwise = self, context: &Context = context, rows: (usize, usize) = rows))
                 }
                 5 => {
-                    dispatch!(context.isa, rows5(this: &Depthwise = self, context: &Context = context, rows: (usize, usize) = rows))
+                    dispatch!(context, rows5(this: &Depthwise = self, context: &Context = context, rows: (usize, usize) = rows))
                 }
                 _ => {
-                    dispatch!(context.isa, rows_any(this: &Depthwise = self, context: &Context = context, rows: (usize, usize) = rows))
+                    dispatch!(context, rows_any(this: &Depthwise = self, context: &Context = context, rows: (usize, usize) = rows))
                 }
             }
         }
@@ -73,26 +74,30 @@ impl Kernel for Depthwise {
 }
 
 #[inline(always)]
-unsafe fn rows3<V: Vector>(this: &Depthwise, context: &Context, rows: (usize, usize)) {
+unsafe fn rows3<V: Vector, E: Element>(this: &Depthwise, context: &Context, rows: (usize, usize)) {
     // SAFETY: the caller's.
-    unsafe { output_rows::<V, 3>(this, context, rows) }
+    unsafe { output_rows::<V, E, 3>(this, context, rows) }
 }
 
 #[inline(always)]
-unsafe fn rows5<V: Vector>(this: &Depthwise, context: &Context, rows: (usize, usize)) {
+unsafe fn rows5<V: Vector, E: Element>(this: &Depthwise, context: &Context, rows: (usize, usize)) {
     // SAFETY: the caller's.
-    unsafe { output_rows::<V, 5>(this, context, rows) }
+    unsafe { output_rows::<V, E, 5>(this, context, rows) }
 }
 
 #[inline(always)]
-unsafe fn rows_any<V: Vector>(this: &Depthwise, context: &Context, rows: (usize, usize)) {
+unsafe fn rows_any<V: Vector, E: Element>(this: &Depthwise, context: &Context, rows: (usize, usize)) {
     // SAFETY: the caller's.
-    unsafe { output_rows::<V, 0>(this, context, rows) }
+    unsafe { output_rows::<V, E, 0>(this, context, rows) }
 }
 
 /// Some output rows, counted over the batch, for a kernel `KW` columns wide (0: any width).
 #[inline(always)]
-unsafe fn output_rows<V: Vector, const KW: usize>(this: &Depthwise, context: &Context, rows: (usize, usize)) {
+unsafe fn output_rows<V: Vector, E: Element, const KW: usize>(
+    this: &Depthwise,
+    context: &Context,
+    rows: (usize, usize),
+) {
     let (conv, input, output, channels) = (&this.conv, &this.input, &this.output, this.bias.len());
     let taps = conv.kernel[0] * conv.kernel[1];
     let block = (WEIGHTS_PER_BLOCK / taps / CHANNEL_BLOCK).max(1) * CHANNEL_BLOCK;
@@ -118,20 +123,20 @@ unsafe fn output_rows<V: Vector, const KW: usize>(this: &Depthwise, context: &Co
                 let whole = count == TILE && x < input.size[1] && far < conv.padding.left + input.size[1];
                 // SAFETY: taps outside the image are left out; the pixels are the output's.
                 unsafe {
-                    let image = context.at(input, n).cast_const();
+                    let image = context.at::<E>(input, n).cast_const();
                     let at = y.wrapping_mul(input.row()).wrapping_add(x.wrapping_mul(input.pixel));
                     let tile = Tile {
                         origin: image.wrapping_add(at),
-                        out: context.at(output, n).add((oy * output.size[1] + ox) * output.pixel),
+                        out: context.at::<E>(output, n).add((oy * output.size[1] + ox) * output.pixel),
                         rows: (first, last),
                         x,
                         count,
                         channels: (c, end),
                     };
                     if whole {
-                        pixels::<V, KW, true>(this, &tile);
+                        pixels::<V, E, KW, true>(this, &tile);
                     } else {
-                        pixels::<V, KW, false>(this, &tile);
+                        pixels::<V, E, KW, false>(this, &tile);
                     }
                 }
                 ox += TILE;
@@ -142,10 +147,10 @@ unsafe fn output_rows<V: Vector, const KW: usize>(this: &Depthwise, context: &Co
 }
 
 /// Up to [`TILE`] neighbouring output pixels.
-struct Tile {
+struct Tile<E> {
     /// Where the first tap of the first pixel reads; may lie outside the image.
-    origin: *const f32,
-    out: *mut f32,
+    origin: *const E,
+    out: *mut E,
     /// Kernel rows that lie in the image.
     rows: (usize, usize),
     /// The origin's column, wrapped around if it lies in front of the image.
@@ -157,7 +162,7 @@ struct Tile {
 
 /// Computes a tile; `WHOLE` promises that all its columns lie in the image and that it is full.
 #[inline(always)]
-unsafe fn pixels<V: Vector, const KW: usize, const WHOLE: bool>(this: &Depthwise, tile: &Tile) {
+unsafe fn pixels<V: Vector, E: Element, const KW: usize, const WHOLE: bool>(this: &Depthwise, tile: &Tile<E>) {
     let (conv, input, channels) = (&this.conv, &this.input, this.bias.len());
     let kernel_width = if KW == 0 { conv.kernel[1] } else { KW };
     let (step, tap_step) = (conv.stride[1] * input.pixel, conv.dilation[1] * input.pixel);
@@ -174,7 +179,7 @@ unsafe fn pixels<V: Vector, const KW: usize, const WHOLE: bool>(this: &Depthwise
                     for t in 0..TILE {
                         let x = tile.x.wrapping_add(t * conv.stride[1] + kx * conv.dilation[1]);
                         if WHOLE || (x < input.size[1] && t < tile.count) {
-                            acc[t] = acc[t].fma(V::load(from.wrapping_add(t * step)), w);
+                            acc[t] = acc[t].fma(E::load(from.wrapping_add(t * step), input.quant), w);
                         }
                     }
                     weights = weights.wrapping_add(channels);
@@ -188,7 +193,7 @@ unsafe fn pixels<V: Vector, const KW: usize, const WHOLE: bool>(this: &Depthwise
                     if let Some(function) = this.epilogue.smooth {
                         y = smooth(y, function);
                     }
-                    y.store(tile.out.add(t * this.output.pixel + c));
+                    E::store(tile.out.add(t * this.output.pixel + c), y, this.output.quant);
                 }
             }
         }

@@ -2,6 +2,7 @@
 
 use super::epilogue::{Epilogue, clamp, smooth};
 use super::{Context, Kernel, View, part, task_count};
+use crate::engine::element::Element;
 use crate::engine::simd::{Vector, dispatch};
 
 const VALUES_PER_TASK: usize = 1 << 16;
@@ -37,7 +38,7 @@ impl Kernel for Sum {
 
     unsafe fn run(&self, task: usize, context: &Context) {
         // SAFETY: the caller's.
-        unsafe { dispatch!(context.isa, sum(this: &Sum = self, context: &Context = context, task: usize = task)) }
+        unsafe { dispatch!(context, sum(this: &Sum = self, context: &Context = context, task: usize = task)) }
     }
 
     fn name(&self) -> String {
@@ -46,7 +47,7 @@ impl Kernel for Sum {
 }
 
 #[inline(always)]
-unsafe fn sum<V: Vector>(this: &Sum, context: &Context, task: usize) {
+unsafe fn sum<V: Vector, E: Element>(this: &Sum, context: &Context, task: usize) {
     let pixels = part(context.batch * this.output.pixels(), task, this.tasks(context.batch, context.threads));
     // All views have the same pixels, without margin: each is one run of values.
     let mut i = pixels.start * this.output.pixel;
@@ -55,9 +56,9 @@ unsafe fn sum<V: Vector>(this: &Sum, context: &Context, task: usize) {
         while i < pixels.end * this.output.pixel {
             let mut acc = V::splat(0.0);
             for input in &this.inputs {
-                acc = acc.add(V::load(context.arena.add(input.offset + i)));
+                acc = acc.add(E::load(context.at::<E>(input, 0).add(i), input.quant));
             }
-            finish(acc, &this.epilogue).store(context.arena.add(this.output.offset + i));
+            E::store(context.at::<E>(&this.output, 0).add(i), finish::<V>(acc, &this.epilogue), this.output.quant);
             i += V::LANES;
         }
     }
@@ -80,7 +81,7 @@ impl Kernel for Affine {
 
     unsafe fn run(&self, task: usize, context: &Context) {
         // SAFETY: the caller's.
-        unsafe { dispatch!(context.isa, affine(this: &Affine = self, context: &Context = context, task: usize = task)) }
+        unsafe { dispatch!(context, affine(this: &Affine = self, context: &Context = context, task: usize = task)) }
     }
 
     fn name(&self) -> String {
@@ -93,16 +94,17 @@ impl Kernel for Affine {
 }
 
 #[inline(always)]
-unsafe fn affine<V: Vector>(this: &Affine, context: &Context, task: usize) {
+unsafe fn affine<V: Vector, E: Element>(this: &Affine, context: &Context, task: usize) {
     for pixel in part(context.batch * this.output.pixels(), task, this.tasks(context.batch, context.threads)) {
         // SAFETY: the views lie in the arena; scale and shift are as long as a pixel.
         unsafe {
-            let from = context.arena.add(this.input.offset + pixel * this.input.pixel);
-            let to = context.arena.add(this.output.offset + pixel * this.output.pixel);
+            let from = context.at::<E>(&this.input, 0).add(pixel * this.input.pixel);
+            let to = context.at::<E>(&this.output, 0).add(pixel * this.output.pixel);
             let mut c = 0;
             while c < this.output.pixel {
                 let (scale, shift) = (V::load(this.scale.as_ptr().add(c)), V::load(this.shift.as_ptr().add(c)));
-                finish(shift.fma(V::load(from.add(c)), scale), &this.epilogue).store(to.add(c));
+                let y = finish::<V>(shift.fma(E::load(from.add(c), this.input.quant), scale), &this.epilogue);
+                E::store(to.add(c), y, this.output.quant);
                 c += V::LANES;
             }
         }
@@ -123,9 +125,7 @@ impl Kernel for Activate {
 
     unsafe fn run(&self, task: usize, context: &Context) {
         // SAFETY: the caller's.
-        unsafe {
-            dispatch!(context.isa, activate(this: &Activate = self, context: &Context = context, task: usize = task))
-        }
+        unsafe { dispatch!(context, activate(this: &Activate = self, context: &Context = context, task: usize = task)) }
     }
 
     fn name(&self) -> String {
@@ -134,14 +134,14 @@ impl Kernel for Activate {
 }
 
 #[inline(always)]
-unsafe fn activate<V: Vector>(this: &Activate, context: &Context, task: usize) {
+unsafe fn activate<V: Vector, E: Element>(this: &Activate, context: &Context, task: usize) {
     let pixels = part(context.batch * this.output.pixels(), task, this.tasks(context.batch, context.threads));
     let mut i = pixels.start * this.output.pixel;
     // SAFETY: the views lie in the arena and have the same pixels.
     unsafe {
         while i < pixels.end * this.output.pixel {
-            let x = V::load(context.arena.add(this.input.offset + i));
-            finish(x, &this.epilogue).store(context.arena.add(this.output.offset + i));
+            let x = E::load(context.at::<E>(&this.input, 0).add(i), this.input.quant);
+            E::store(context.at::<E>(&this.output, 0).add(i), finish::<V>(x, &this.epilogue), this.output.quant);
             i += V::LANES;
         }
     }
@@ -162,7 +162,7 @@ impl Kernel for Scale {
 
     unsafe fn run(&self, task: usize, context: &Context) {
         // SAFETY: the caller's.
-        unsafe { dispatch!(context.isa, scale(this: &Scale = self, context: &Context = context, task: usize = task)) }
+        unsafe { dispatch!(context, scale(this: &Scale = self, context: &Context = context, task: usize = task)) }
     }
 
     fn name(&self) -> String {
@@ -171,17 +171,18 @@ impl Kernel for Scale {
 }
 
 #[inline(always)]
-unsafe fn scale<V: Vector>(this: &Scale, context: &Context, task: usize) {
+unsafe fn scale<V: Vector, E: Element>(this: &Scale, context: &Context, task: usize) {
     for pixel in part(context.batch * this.output.pixels(), task, this.tasks(context.batch, context.threads)) {
         // SAFETY: the views lie in the arena.
         unsafe {
-            let gate = context.at(&this.gate, pixel / this.output.pixels());
-            let from = context.arena.add(this.input.offset + pixel * this.input.pixel);
-            let to = context.arena.add(this.output.offset + pixel * this.output.pixel);
+            let gate = context.at::<E>(&this.gate, pixel / this.output.pixels());
+            let from = context.at::<E>(&this.input, 0).add(pixel * this.input.pixel);
+            let to = context.at::<E>(&this.output, 0).add(pixel * this.output.pixel);
             let mut c = 0;
             while c < this.output.pixel {
-                let y = V::load(from.add(c)).mul(V::load(gate.add(c)));
-                finish(y, &this.epilogue).store(to.add(c));
+                let y: V = E::load(from.add(c), this.input.quant);
+                let y = finish(y.mul(E::load(gate.add(c), this.gate.quant)), &this.epilogue);
+                E::store(to.add(c), y, this.output.quant);
                 c += V::LANES;
             }
         }

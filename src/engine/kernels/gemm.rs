@@ -29,9 +29,9 @@ impl TileShape {
     pub const fn of(isa: Isa) -> Self {
         match isa {
             Isa::Portable => Self { columns: 8, rows: 4, tail_rows: 4 },
-            Isa::Neon => Self { columns: 8, rows: 8, tail_rows: 8 },
-            Isa::Avx2 => Self { columns: 16, rows: 6, tail_rows: 12 },
-            Isa::Avx512 => Self { columns: 32, rows: 12, tail_rows: 12 },
+            Isa::Neon | Isa::NeonDot => Self { columns: 8, rows: 8, tail_rows: 8 },
+            Isa::Avx2 | Isa::Avx2Vnni => Self { columns: 16, rows: 6, tail_rows: 12 },
+            Isa::Avx512 | Isa::Avx512Vnni => Self { columns: 32, rows: 12, tail_rows: 12 },
         }
     }
 
@@ -154,13 +154,13 @@ unsafe fn run(isa: Isa, p: &PanelProduct, s: Stretch, (rows, blocks): (usize, us
         match isa {
             Isa::Portable => portable(p, s, (rows, blocks), start),
             #[cfg(target_arch = "aarch64")]
-            Isa::Neon => neon(p, s, (rows, blocks), start),
+            Isa::Neon | Isa::NeonDot => neon(p, s, (rows, blocks), start),
             #[cfg(target_arch = "x86_64")]
-            Isa::Avx2 if p.width == 16 => avx2_wide(p, s, (rows, blocks), start),
+            Isa::Avx2 | Isa::Avx2Vnni if p.width == 16 => avx2_wide(p, s, (rows, blocks), start),
             #[cfg(target_arch = "x86_64")]
-            Isa::Avx512 if p.width == 32 => avx512_wide(p, s, (rows, blocks), start),
+            Isa::Avx512 | Isa::Avx512Vnni if p.width == 32 => avx512_wide(p, s, (rows, blocks), start),
             #[cfg(target_arch = "x86_64")]
-            Isa::Avx2 | Isa::Avx512 => avx2_narrow(p, s, (rows, blocks), start),
+            Isa::Avx2 | Isa::Avx2Vnni | Isa::Avx512 | Isa::Avx512Vnni => avx2_narrow(p, s, (rows, blocks), start),
             #[allow(unreachable_patterns, reason = "instruction sets of other targets")]
             _ => portable(p, s, (rows, blocks), start),
         }

@@ -4,25 +4,32 @@
 //! read as a value: a kernel may leave anything there.
 
 mod conv;
+mod conv_int8;
 mod copy;
 mod depthwise;
 mod elementwise;
 pub(super) mod epilogue;
 pub(super) mod gemm;
+mod gemm_int8;
 mod pool;
+mod taps;
 mod winograd;
 
 pub(super) use conv::{Conv, ConvWeights};
+pub(super) use conv_int8::ConvInt8;
 pub(super) use copy::{Concat, Flatten, ImageIn, PadChannels, Subsample};
 pub(super) use depthwise::Depthwise;
 pub(super) use elementwise::{Activate, Affine, Scale, Sum};
 pub(super) use pool::{GlobalAvgPool, PoolKind, Pooling};
 pub(super) use winograd::{Winograd, WinogradTile};
 
+use super::Precision;
+use super::element::{Element, Quant};
 use super::simd::Isa;
 
-/// Where an activation lies in the arena: one image after the other, row by row, pixel by pixel.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// Where an activation lies in the arena: one image after the other, row by row, pixel by pixel. Places and distances
+/// count stored values.
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) struct View {
     /// First value of the first image, margin included.
     pub offset: usize,
@@ -34,6 +41,8 @@ pub(super) struct View {
     pub pixel: usize,
     /// Zero rows and columns around: top, bottom, left, right.
     pub margin: [usize; 4],
+    /// What stored values stand for.
+    pub quant: Quant,
 }
 
 impl View {
@@ -57,10 +66,12 @@ impl View {
 #[derive(Clone, Copy)]
 pub(super) struct Context {
     pub isa: Isa,
+    /// What the arena holds: f32 or u8.
+    pub precision: Precision,
     /// Images in this run.
     pub batch: usize,
     pub threads: usize,
-    /// The arena's first value.
+    /// The arena.
     pub arena: *mut f32,
     /// This worker's scratch.
     pub scratch: *mut f32,
@@ -73,9 +84,9 @@ impl Context {
     ///
     /// # Safety
     /// The view lies in the arena.
-    unsafe fn at(&self, view: &View, n: usize) -> *mut f32 {
+    unsafe fn at<E: Element>(&self, view: &View, n: usize) -> *mut E {
         // SAFETY: the caller's.
-        unsafe { self.arena.add(view.offset + n * view.image()) }
+        unsafe { self.arena.cast::<E>().add(view.offset + n * view.image()) }
     }
 }
 

@@ -1,6 +1,7 @@
 //! Max, average and global average pooling, vectorised over channels.
 
 use super::{Context, Kernel, View, part, task_count};
+use crate::engine::element::Element;
 use crate::engine::simd::{CHANNEL_BLOCK, Vector, dispatch, padded};
 use crate::graph::Pool2d;
 
@@ -35,7 +36,7 @@ impl Kernel for Pooling {
         for row in part(context.batch * self.output.size[0], task, tasks) {
             // SAFETY: the caller's.
             unsafe {
-                dispatch!(context.isa, pool_row(this: &Pooling = self, context: &Context = context, row: usize = row))
+                dispatch!(context, pool_row(this: &Pooling = self, context: &Context = context, row: usize = row))
             }
         }
     }
@@ -56,7 +57,7 @@ fn window(position: usize, [stride, padding, kernel]: [usize; 3], size: usize) -
 }
 
 #[inline(always)]
-unsafe fn pool_row<V: Vector>(this: &Pooling, context: &Context, row: usize) {
+unsafe fn pool_row<V: Vector, E: Element>(this: &Pooling, context: &Context, row: usize) {
     let (input, output, pool) = (&this.input, &this.output, &this.pool);
     let (n, oy) = (row / output.size[0], row % output.size[0]);
     let (top, bottom) = window(oy, [pool.stride[0], pool.padding.top, pool.kernel[0]], input.size[0]);
@@ -67,18 +68,18 @@ unsafe fn pool_row<V: Vector>(this: &Pooling, context: &Context, row: usize) {
         let mut c = 0;
         // SAFETY: the window is clipped to the image.
         unsafe {
-            let image = context.at(input, n).cast_const();
-            let out = context.at(output, n).add((oy * output.size[1] + ox) * output.pixel);
+            let image = context.at::<E>(input, n).cast_const();
+            let out = context.at::<E>(output, n).add((oy * output.size[1] + ox) * output.pixel);
             let scale = V::splat(if max { 1.0 } else { 1.0 / (pool.kernel[0] * pool.kernel[1]) as f32 });
             while c < output.pixel {
                 let mut acc = V::splat(start);
                 for y in top..bottom {
                     for x in left..right {
-                        let value = V::load(image.add((y * input.size[1] + x) * input.pixel + c));
+                        let value = E::load(image.add((y * input.size[1] + x) * input.pixel + c), input.quant);
                         acc = if max { acc.max(value) } else { acc.add(value) };
                     }
                 }
-                acc.mul(scale).store(out.add(c));
+                E::store(out.add(c), acc.mul(scale), output.quant);
                 c += V::LANES;
             }
         }
@@ -102,7 +103,7 @@ impl Kernel for GlobalAvgPool {
     unsafe fn run(&self, task: usize, context: &Context) {
         // SAFETY: the caller's.
         unsafe {
-            dispatch!(context.isa, mean(this: &GlobalAvgPool = self, context: &Context = context, task: usize = task))
+            dispatch!(context, mean(this: &GlobalAvgPool = self, context: &Context = context, task: usize = task))
         }
     }
 
@@ -112,14 +113,15 @@ impl Kernel for GlobalAvgPool {
 }
 
 #[inline(always)]
-unsafe fn mean<V: Vector>(this: &GlobalAvgPool, context: &Context, task: usize) {
+unsafe fn mean<V: Vector, E: Element>(this: &GlobalAvgPool, context: &Context, task: usize) {
     let channels = padded(this.input.channels);
     let parts = channels.div_ceil(CHANNELS);
     let (n, start) = (task / parts, task % parts * CHANNELS);
     let pixels = this.input.pixels();
     // SAFETY: the caller's.
     unsafe {
-        let (image, out) = (context.at(&this.input, n).cast_const(), context.at(&this.output, n));
+        let (image, out) = (context.at::<E>(&this.input, n).cast_const(), context.at::<E>(&this.output, n));
+        let load = |i: usize| E::load::<V>(image.add(i), this.input.quant);
         let scale = V::splat(1.0 / pixels as f32);
         let mut c = start;
         while c < channels.min(start + CHANNELS) {
@@ -127,14 +129,14 @@ unsafe fn mean<V: Vector>(this: &GlobalAvgPool, context: &Context, task: usize) 
             let (mut even, mut odd) = (V::splat(0.0), V::splat(0.0));
             let mut pixel = 0;
             while pixel + 1 < pixels {
-                even = even.add(V::load(image.add(pixel * this.input.pixel + c)));
-                odd = odd.add(V::load(image.add((pixel + 1) * this.input.pixel + c)));
+                even = even.add(load(pixel * this.input.pixel + c));
+                odd = odd.add(load((pixel + 1) * this.input.pixel + c));
                 pixel += 2;
             }
             if pixel < pixels {
-                even = even.add(V::load(image.add(pixel * this.input.pixel + c)));
+                even = even.add(load(pixel * this.input.pixel + c));
             }
-            even.add(odd).mul(scale).store(out.add(c));
+            E::store(out.add(c), even.add(odd).mul(scale), this.output.quant);
             c += V::LANES;
         }
     }

@@ -10,6 +10,7 @@ use super::conv::ConvWeights;
 use super::epilogue::{Epilogue, clamp, smooth};
 use super::gemm::{PanelProduct, TileShape, pack, product};
 use super::{Context, Kernel, View, part, task_count};
+use crate::engine::element::Element;
 use crate::engine::simd::{Isa, Vector, dispatch};
 use crate::graph::Conv2d;
 
@@ -160,8 +161,8 @@ impl Kernel for Winograd {
             let work =
                 Work { context, tiles: (tiles.start, count), transformed, products, columns: (first_column, columns) };
             match self.tile {
-                WinogradTile::Two => dispatch!(context.isa, input_tiles2(this: &Winograd = self, work: &Work = &work)),
-                WinogradTile::Four => dispatch!(context.isa, input_tiles4(this: &Winograd = self, work: &Work = &work)),
+                WinogradTile::Two => dispatch!(context, input_tiles2(this: &Winograd = self, work: &Work = &work)),
+                WinogradTile::Four => dispatch!(context, input_tiles4(this: &Winograd = self, work: &Work = &work)),
             }
             for f in 0..frequencies {
                 for t in 0..count {
@@ -185,9 +186,9 @@ impl Kernel for Winograd {
                 }
             }
             match self.tile {
-                WinogradTile::Two => dispatch!(context.isa, output_tiles2(this: &Winograd = self, work: &Work = &work)),
+                WinogradTile::Two => dispatch!(context, output_tiles2(this: &Winograd = self, work: &Work = &work)),
                 WinogradTile::Four => {
-                    dispatch!(context.isa, output_tiles4(this: &Winograd = self, work: &Work = &work))
+                    dispatch!(context, output_tiles4(this: &Winograd = self, work: &Work = &work))
                 }
             }
         }
@@ -279,7 +280,7 @@ unsafe fn output4<V: Vector>(x: [V; 6]) -> [V; 4] {
 macro_rules! tile_transforms {
     ($m:literal, $n:literal, $input1d:ident, $output1d:ident, $inputs:ident, $outputs:ident) => {
         #[inline(always)]
-        unsafe fn $inputs<V: Vector>(this: &Winograd, work: &Work) {
+        unsafe fn $inputs<V: Vector, E: Element>(this: &Winograd, work: &Work) {
             let (view, [rows, columns]) = (&this.input, this.tile.grid(this.output.size));
             let (first, count) = work.tiles;
             for t in 0..count {
@@ -288,7 +289,7 @@ macro_rules! tile_transforms {
                 let x0 = (position % columns * $m).wrapping_sub(this.padding[1]);
                 // SAFETY: only pixels inside the image are read; scratch holds every tile and frequency.
                 unsafe {
-                    let image = work.context.at(view, n).cast_const();
+                    let image = work.context.at::<E>(view, n).cast_const();
                     let mut c = 0;
                     while c < view.pixel {
                         let mut half = [[V::splat(0.0); $n]; $n];
@@ -301,7 +302,7 @@ macro_rules! tile_transforms {
                             for i in 0..$n {
                                 let y = y0.wrapping_add(i);
                                 if y < view.size[0] {
-                                    column[i] = V::load(image.add(y * view.row() + x * view.pixel + c));
+                                    column[i] = E::load(image.add(y * view.row() + x * view.pixel + c), view.quant);
                                 }
                             }
                             let column = $input1d(column);
@@ -322,7 +323,7 @@ macro_rules! tile_transforms {
         }
 
         #[inline(always)]
-        unsafe fn $outputs<V: Vector>(this: &Winograd, work: &Work) {
+        unsafe fn $outputs<V: Vector, E: Element>(this: &Winograd, work: &Work) {
             let (view, [rows, columns]) = (&this.output, this.tile.grid(this.output.size));
             let (first, count) = work.tiles;
             let (first_channel, channels) = work.columns;
@@ -355,14 +356,15 @@ macro_rules! tile_transforms {
                                 let pixel = (y0 + i) * view.size[1] + x0 + j;
                                 let mut y = row[j].add(bias);
                                 if let Some(residual) = &this.residual {
-                                    let from = work.context.at(residual, n).add(pixel * residual.pixel);
-                                    y = y.add(V::load(from.add(first_channel + c)));
+                                    let from = work.context.at::<E>(residual, n).add(pixel * residual.pixel);
+                                    y = y.add(E::load(from.add(first_channel + c), residual.quant));
                                 }
                                 y = clamp(y, low, high);
                                 if let Some(function) = this.epilogue.smooth {
                                     y = smooth(y, function);
                                 }
-                                y.store(work.context.at(view, n).add(pixel * view.pixel + first_channel + c));
+                                let to = work.context.at::<E>(view, n).add(pixel * view.pixel + first_channel + c);
+                                E::store(to, y, view.quant);
                             }
                         }
                     }

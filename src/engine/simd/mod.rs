@@ -3,12 +3,18 @@
 //! Kernels are written once against [`Vector`] and compiled for each instruction set by [`dispatch`]. Nothing beyond
 //! the target's baseline runs unless the processor says that it has it.
 
+mod dot;
 #[cfg(target_arch = "aarch64")]
 mod neon;
 mod portable;
 #[cfg(target_arch = "x86_64")]
 mod x86;
 
+#[cfg(target_arch = "x86_64")]
+pub(super) use dot::{Avx2Dot, Vnni256, Vnni256Vl, Vnni512};
+pub(super) use dot::{Dot, DotLayout, PortableDot};
+#[cfg(target_arch = "aarch64")]
+pub(super) use dot::{NeonDot, NeonLong};
 #[cfg(target_arch = "aarch64")]
 pub(super) use neon::Neon;
 pub(super) use portable::Portable;
@@ -32,35 +38,48 @@ pub enum Isa {
     Portable,
     /// x86-64 with AVX2 and FMA: 8 values.
     Avx2,
+    /// AVX2 and AVX-VNNI: dot products of 8-bit integers.
+    Avx2Vnni,
     /// x86-64 with AVX-512 F, besides AVX2 and FMA: 16 values.
     Avx512,
+    /// AVX-512 with VNNI: dot products of 8-bit integers.
+    Avx512Vnni,
     /// AArch64 Advanced SIMD: 4 values.
     Neon,
+    /// Advanced SIMD with dot products of 8-bit integers (Armv8.2 and later).
+    NeonDot,
 }
 
 impl Isa {
     /// The best one this processor has.
     pub fn detect() -> Self {
-        #[cfg(target_arch = "x86_64")]
-        {
-            let avx2 = is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma");
-            if avx2 && is_x86_feature_detected!("avx512f") {
-                return Self::Avx512;
-            }
-            if avx2 {
-                return Self::Avx2;
-            }
-        }
-        if cfg!(target_arch = "aarch64") { Self::Neon } else { Self::Portable }
+        Self::available().last().copied().unwrap_or(Self::Portable)
     }
 
-    /// Every instruction set this processor can run, for tests and comparisons.
+    /// Every instruction set this processor can run, the best last.
     pub fn available() -> Vec<Self> {
-        match Self::detect() {
-            Self::Avx512 => vec![Self::Portable, Self::Avx2, Self::Avx512],
-            best @ (Self::Avx2 | Self::Neon) => vec![Self::Portable, best],
-            Self::Portable => vec![Self::Portable],
+        let mut found = vec![Self::Portable];
+        #[cfg(target_arch = "x86_64")]
+        if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
+            found.push(Self::Avx2);
+            if is_x86_feature_detected!("avxvnni") {
+                found.push(Self::Avx2Vnni);
+            }
+            if is_x86_feature_detected!("avx512f") {
+                found.push(Self::Avx512);
+                if is_x86_feature_detected!("avx512vnni") && is_x86_feature_detected!("avx512vl") {
+                    found.push(Self::Avx512Vnni);
+                }
+            }
         }
+        #[cfg(target_arch = "aarch64")]
+        {
+            found.push(Self::Neon);
+            if std::arch::is_aarch64_feature_detected!("dotprod") {
+                found.push(Self::NeonDot);
+            }
+        }
+        found
     }
 }
 
@@ -69,8 +88,11 @@ impl fmt::Display for Isa {
         f.write_str(match self {
             Self::Portable => "portable",
             Self::Avx2 => "avx2",
+            Self::Avx2Vnni => "avx2-vnni",
             Self::Avx512 => "avx512",
+            Self::Avx512Vnni => "avx512-vnni",
             Self::Neon => "neon",
+            Self::NeonDot => "neon-dot",
         })
     }
 }
@@ -87,6 +109,10 @@ pub(super) trait Vector: Copy {
     unsafe fn splat(x: f32) -> Self;
     unsafe fn load(p: *const f32) -> Self;
     unsafe fn store(self, p: *mut f32);
+    /// `LANES` bytes as values.
+    unsafe fn load_u8(p: *const u8) -> Self;
+    /// `LANES` bytes, rounded to the nearest (ties to even), NaN as 0, what lies outside as the nearest end.
+    unsafe fn store_u8(self, p: *mut u8);
     unsafe fn add(self, other: Self) -> Self;
     unsafe fn sub(self, other: Self) -> Self;
     unsafe fn mul(self, other: Self) -> Self;
@@ -130,22 +156,41 @@ pub(super) unsafe fn exp<V: Vector>(x: V) -> V {
     }
 }
 
-/// Calls `$body::<V>(arguments)`, each written `name: type = value`, compiled for instruction set `$isa`; V is its
-/// vector with at most [`CHANNEL_BLOCK`] lanes. `$body` must be `#[inline(always)]` all the way down.
+/// Calls `$body::<V, E>(arguments)`, each written `name: type = value`, compiled for the instruction set of `$context`;
+/// V is its vector with at most [`CHANNEL_BLOCK`] lanes, E what the arena holds. `$body` must be `#[inline(always)]` all
+/// the way down.
 macro_rules! dispatch {
-    ($isa:expr, $body:ident($($arg:ident: $ty:ty = $value:expr),* $(,)?)) => {{
+    ($context:expr, $body:ident($($arg:ident: $ty:ty = $value:expr),* $(,)?)) => {{
         #[cfg(target_arch = "x86_64")]
         #[target_feature(enable = "avx2,fma")]
-        unsafe fn avx2($($arg: $ty),*) {
+        unsafe fn avx2<E: $crate::engine::element::Element>($($arg: $ty),*) {
             // SAFETY: the features are enabled here; the rest is the caller's.
-            unsafe { $body::<$crate::engine::simd::Avx2>($($arg),*) }
+            unsafe { $body::<$crate::engine::simd::Avx2, E>($($arg),*) }
         }
-        match $isa {
+        #[cfg(not(target_arch = "aarch64"))]
+        unsafe fn baseline<E: $crate::engine::element::Element>($($arg: $ty),*) {
+            // SAFETY: the caller's.
+            unsafe { $body::<$crate::engine::simd::Portable, E>($($arg),*) }
+        }
+        #[cfg(target_arch = "aarch64")]
+        unsafe fn baseline<E: $crate::engine::element::Element>($($arg: $ty),*) {
+            // SAFETY: the caller's; Advanced SIMD is in the baseline.
+            unsafe { $body::<$crate::engine::simd::Neon, E>($($arg),*) }
+        }
+        let context: &$crate::engine::kernels::Context = $context;
+        match (context.isa, context.precision) {
             #[cfg(target_arch = "x86_64")]
-            $crate::engine::simd::Isa::Avx2 | $crate::engine::simd::Isa::Avx512 => avx2($($value),*),
-            #[cfg(target_arch = "aarch64")]
-            $crate::engine::simd::Isa::Neon => $body::<$crate::engine::simd::Neon>($($value),*),
-            _ => $body::<$crate::engine::simd::Portable>($($value),*),
+            ($crate::engine::Isa::Portable, $crate::engine::Precision::F32) => baseline::<f32>($($value),*),
+            #[cfg(target_arch = "x86_64")]
+            ($crate::engine::Isa::Portable, $crate::engine::Precision::Int8) => baseline::<u8>($($value),*),
+            #[cfg(target_arch = "x86_64")]
+            (_, $crate::engine::Precision::F32) => avx2::<f32>($($value),*),
+            #[cfg(target_arch = "x86_64")]
+            (_, $crate::engine::Precision::Int8) => avx2::<u8>($($value),*),
+            #[cfg(not(target_arch = "x86_64"))]
+            (_, $crate::engine::Precision::F32) => baseline::<f32>($($value),*),
+            #[cfg(not(target_arch = "x86_64"))]
+            (_, $crate::engine::Precision::Int8) => baseline::<u8>($($value),*),
         }
     }};
 }

@@ -7,7 +7,7 @@ use super::Vector;
 
 /// Four f32 values.
 #[derive(Clone, Copy)]
-pub(in crate::engine) struct Neon(float32x4_t);
+pub(in crate::engine) struct Neon(pub(super) float32x4_t);
 
 // SAFETY of every call: Advanced SIMD is in the baseline; pointers are the caller's.
 impl Vector for Neon {
@@ -24,6 +24,21 @@ impl Vector for Neon {
     #[inline(always)]
     unsafe fn store(self, p: *mut f32) {
         unsafe { vst1q_f32(p, self.0) }
+    }
+    #[inline(always)]
+    unsafe fn load_u8(p: *const u8) -> Self {
+        unsafe {
+            let bytes = vreinterpret_u8_u32(vdup_n_u32(p.cast::<u32>().read_unaligned()));
+            Self(vcvtq_f32_u32(vmovl_u16(vget_low_u16(vmovl_u8(bytes)))))
+        }
+    }
+    #[inline(always)]
+    unsafe fn store_u8(self, p: *mut u8) {
+        unsafe {
+            let words = vqmovn_u32(vcvtnq_u32_f32(self.0));
+            let bytes = vqmovn_u16(vcombine_u16(words, words));
+            p.cast::<u32>().write_unaligned(vget_lane_u32::<0>(vreinterpret_u32_u8(bytes)));
+        }
     }
     #[inline(always)]
     unsafe fn add(self, other: Self) -> Self {

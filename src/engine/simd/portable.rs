@@ -18,6 +18,14 @@ macro_rules! lanewise {
     }};
 }
 
+impl Portable {
+    /// These values.
+    #[inline(always)]
+    pub const fn from_array(values: [f32; 8]) -> Self {
+        Self(values)
+    }
+}
+
 impl Vector for Portable {
     const LANES: usize = 8;
 
@@ -34,6 +42,16 @@ impl Vector for Portable {
     unsafe fn store(self, p: *mut f32) {
         // SAFETY: the caller's: eight values at `p`.
         unsafe { p.cast::<[f32; 8]>().write_unaligned(self.0) }
+    }
+    #[inline(always)]
+    unsafe fn load_u8(p: *const u8) -> Self {
+        // SAFETY: the caller's: eight bytes at `p`.
+        Self(unsafe { p.cast::<[u8; 8]>().read_unaligned() }.map(f32::from))
+    }
+    #[inline(always)]
+    unsafe fn store_u8(self, p: *mut u8) {
+        // SAFETY: the caller's: eight bytes at `p`.
+        unsafe { p.cast::<[u8; 8]>().write_unaligned(self.0.map(|x| x.round_ties_even() as u8)) }
     }
     #[inline(always)]
     unsafe fn add(self, other: Self) -> Self {

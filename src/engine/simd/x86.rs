@@ -10,15 +10,15 @@ const SHIFT: i32 = 12_582_912f32.to_bits() as i32 - 127;
 
 /// Eight f32 values.
 #[derive(Clone, Copy)]
-pub(in crate::engine) struct Avx2(__m256);
+pub(in crate::engine) struct Avx2(pub(super) __m256);
 
 /// Sixteen f32 values.
 #[derive(Clone, Copy)]
-pub(in crate::engine) struct Avx512(__m512);
+pub(in crate::engine) struct Avx512(pub(super) __m512);
 
 macro_rules! vector {
     ($name:ident, $lanes:literal, $splat:ident, $load:ident, $store:ident, $add:ident, $sub:ident, $mul:ident,
-     $div:ident, $max:ident, $min:ident, $fma:ident, $pow2:expr) => {
+     $div:ident, $max:ident, $min:ident, $fma:ident, $pow2:expr, $load_u8:expr, $store_u8:expr) => {
         // SAFETY of every call: the trait's contract, the instruction set is there.
         impl Vector for $name {
             const LANES: usize = $lanes;
@@ -34,6 +34,14 @@ macro_rules! vector {
             #[inline(always)]
             unsafe fn store(self, p: *mut f32) {
                 unsafe { $store(p, self.0) }
+            }
+            #[inline(always)]
+            unsafe fn load_u8(p: *const u8) -> Self {
+                unsafe { Self($load_u8(p)) }
+            }
+            #[inline(always)]
+            unsafe fn store_u8(self, p: *mut u8) {
+                unsafe { $store_u8(self.0, p) }
             }
             #[inline(always)]
             unsafe fn add(self, other: Self) -> Self {
@@ -85,6 +93,39 @@ unsafe fn pow2_256(x: __m256) -> __m256 {
 }
 
 #[inline(always)]
+unsafe fn load_u8_256(p: *const u8) -> __m256 {
+    // SAFETY: the caller's.
+    unsafe { _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(_mm_loadl_epi64(p.cast()))) }
+}
+
+#[inline(always)]
+unsafe fn store_u8_256(x: __m256, p: *mut u8) {
+    // SAFETY: the caller's.
+    unsafe {
+        // The upper bound first: what converts to no integer would become the most negative one.
+        let words = _mm256_cvtps_epi32(_mm256_min_ps(_mm256_set1_ps(255.0), x));
+        let words = _mm_packs_epi32(_mm256_castsi256_si128(words), _mm256_extracti128_si256::<1>(words));
+        _mm_storel_epi64(p.cast(), _mm_packus_epi16(words, words));
+    }
+}
+
+#[inline(always)]
+unsafe fn load_u8_512(p: *const u8) -> __m512 {
+    // SAFETY: the caller's.
+    unsafe { _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm_loadu_si128(p.cast()))) }
+}
+
+#[inline(always)]
+unsafe fn store_u8_512(x: __m512, p: *mut u8) {
+    // SAFETY: the caller's.
+    unsafe {
+        let words = _mm512_cvtps_epi32(_mm512_min_ps(_mm512_set1_ps(255.0), x));
+        let words = _mm512_max_epi32(words, _mm512_setzero_si512());
+        _mm_storeu_si128(p.cast(), _mm512_cvtepi32_epi8(words));
+    }
+}
+
+#[inline(always)]
 unsafe fn pow2_512(x: __m512) -> __m512 {
     // SAFETY: the caller's.
     unsafe {
@@ -106,7 +147,9 @@ vector!(
     _mm256_max_ps,
     _mm256_min_ps,
     _mm256_fmadd_ps,
-    pow2_256
+    pow2_256,
+    load_u8_256,
+    store_u8_256
 );
 vector!(
     Avx512,
@@ -121,5 +164,7 @@ vector!(
     _mm512_max_ps,
     _mm512_min_ps,
     _mm512_fmadd_ps,
-    pow2_512
+    pow2_512,
+    load_u8_512,
+    store_u8_512
 );

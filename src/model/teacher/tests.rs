@@ -72,7 +72,9 @@ fn a_saved_student_loads_as_a_teacher_and_saves_to_the_same_bytes() {
     let graph = crate::graph::testing::random_graph(11);
     let mut rng = Rng::new(1);
     let channels = graph.input_shape()[0];
+    let calibration = Calibration { images: 3, ranges: BTreeMap::from([("input".to_string(), [-1.5, 2.25])]) };
     let model = CompactModel {
+        int8: Some(calibration.clone()),
         params: random_params(&graph, &mut rng),
         info: ModelInfo {
             class_names: ["a, b", "ü", "[c]"].map(String::from).to_vec(),
@@ -101,6 +103,7 @@ fn a_saved_student_loads_as_a_teacher_and_saves_to_the_same_bytes() {
     let loaded = Teacher::load(&first, nothing(), &Device::Cpu).unwrap();
     assert_eq!((&loaded.graph, &loaded.info), (&model.graph, &model.info));
     assert_eq!(loaded.sha256, weights::sha256_file(&first).unwrap());
+    assert_eq!((&loaded.int8, &loaded.provenance), (&Some(calibration), &Some(model.provenance.clone())));
     let images = random_images(&model.graph, 3, &mut rng);
     let logits = |params: &Params| values(&Forward::new(&model.graph, params, Mode::Eval).run(&images).unwrap().logits);
     assert_eq!(logits(&loaded.params), logits(&model.params));

@@ -1,0 +1,243 @@
+//! Matrix product of 8-bit rows with packed 8-bit panels, and what turns its sums into values.
+//!
+//! Sums are exact in 32 bits, so every instruction set gives the same ones; see [`Dot`] for how each multiplies.
+
+use super::epilogue::{Epilogue, clamp, smooth};
+use super::gemm::{TileShape, split_rows};
+use crate::engine::element::{Element, Quant};
+use crate::engine::simd::{Dot, DotLayout, Isa, Vector, padded};
+
+/// Weights as integers: w ≈ `scale[column] · q`.
+pub(in crate::engine) struct IntWeights {
+    /// Panels of [`TileShape`], each with `groups` rows of groups.
+    pub packed: Vec<u8>,
+    /// Real size of one unit of weight, per padded column.
+    pub scale: Vec<f32>,
+    /// Sum of the quantised weights, per padded column.
+    pub sums: Vec<i32>,
+    /// Groups of the inner dimension.
+    pub groups: usize,
+}
+
+impl IntWeights {
+    /// Quantises and packs a matrix `[inner][columns]`, symmetrically, with one scale per column.
+    pub fn new(isa: Isa, inner: usize, columns: usize, value: impl Fn(usize, usize) -> f32) -> Self {
+        let (layout, shape) = (DotLayout::of(isa), tile_shape(isa));
+        let groups = inner.div_ceil(layout.group());
+        let scale: Vec<f32> = (0..padded(columns))
+            .map(|c| {
+                let most = if c < columns { (0..inner).fold(0f32, |m, k| m.max(value(k, c).abs())) } else { 0.0 };
+                if most / 127.0 >= f32::MIN_POSITIVE { most / 127.0 } else { 1.0 }
+            })
+            .collect();
+        let quantized = |k: usize, c: usize| {
+            if k < inner && c < columns { (value(k, c) / scale[c]).round_ties_even() as i8 } else { 0 }
+        };
+        let sums = (0..padded(columns)).map(|c| (0..inner).map(|k| i32::from(quantized(k, c))).sum()).collect();
+        let mut packed = vec![0u8; groups * padded(columns) * 4];
+        let lanes = lanes_of(isa);
+        for (first, width) in shape.panels(padded(columns)) {
+            let panel = &mut packed[first * groups * 4..(first + width) * groups * 4];
+            // A narrow panel may be one short vector.
+            let lanes = lanes.min(width);
+            for (row, g) in panel.chunks_exact_mut(width * 4).zip(0..) {
+                for column in 0..width {
+                    let vector = &mut row[column / lanes * lanes * 4..][..lanes * 4];
+                    for i in 0..layout.group() {
+                        let q = quantized(g * layout.group() + i, first + column);
+                        let at = layout.position(lanes, column % lanes, i) * layout.bytes();
+                        match layout.bytes() {
+                            1 => vector[at] = q as u8,
+                            _ => vector[at..at + 2].copy_from_slice(&i16::from(q).to_ne_bytes()),
+                        }
+                    }
+                }
+            }
+        }
+        Self { packed, scale, sums, groups }
+    }
+
+    /// Bytes held.
+    pub fn bytes(&self) -> usize {
+        self.packed.len() + (self.scale.len() + self.sums.len()) * 4
+    }
+}
+
+/// Columns per vector of B.
+const fn lanes_of(isa: Isa) -> usize {
+    match isa {
+        Isa::Portable | Isa::Avx2 | Isa::Avx512 | Isa::Avx2Vnni => 8,
+        Isa::Avx512Vnni => 16,
+        Isa::Neon | Isa::NeonDot => 4,
+    }
+}
+
+/// The register tile of integer products: AVX-512 without VNNI has none of its own.
+pub(in crate::engine) const fn tile_shape(isa: Isa) -> TileShape {
+    TileShape::of(match isa {
+        Isa::Avx512 => Isa::Avx2,
+        other => other,
+    })
+}
+
+/// Where results go.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(in crate::engine) enum Target {
+    /// 8-bit values.
+    Quantized(Quant),
+    /// f32 values.
+    Real,
+}
+
+/// Rows of A × one panel of B.
+#[derive(Clone, Copy)]
+pub(in crate::engine) struct IntProduct {
+    /// First row, in the layout of the instruction set, and bytes from row to row.
+    pub rows: *const u8,
+    pub row_bytes: usize,
+    pub groups: usize,
+    pub weights: *const u8,
+    pub width: usize,
+    /// What sums start from, `width` values.
+    pub start: *const i32,
+    /// Real size of one unit of a sum, and what is added, `width` values each.
+    pub scale: *const f32,
+    pub bias: *const f32,
+    /// First row and column of the result, and values from row to row.
+    pub out: *mut u8,
+    pub out_stride: usize,
+    pub target: Target,
+    /// Added before the activation; null if there is none.
+    pub residual: *const u8,
+    pub residual_stride: usize,
+    pub residual_quant: Quant,
+    pub epilogue: Epilogue,
+}
+
+/// Computes `count` rows.
+///
+/// # Safety
+/// All pointers of `p` are valid for what [`IntProduct`] says, the results overlap nothing that is read, and the
+/// processor has `isa`.
+pub(in crate::engine) unsafe fn product(isa: Isa, p: &IntProduct, count: usize) {
+    let shape = tile_shape(isa);
+    let mut first = 0;
+    for (rows, blocks) in split_rows(count, shape.rows_for(p.width)) {
+        if rows == 0 || blocks == 0 {
+            continue;
+        }
+        // SAFETY: the caller's.
+        unsafe {
+            match isa {
+                #[cfg(target_arch = "aarch64")]
+                Isa::Neon => neon(p, (rows, blocks), first),
+                #[cfg(target_arch = "aarch64")]
+                Isa::NeonDot => neon_dot(p, (rows, blocks), first),
+                #[cfg(target_arch = "x86_64")]
+                Isa::Avx2 | Isa::Avx512 if p.width == 16 => avx2_wide(p, (rows, blocks), first),
+                #[cfg(target_arch = "x86_64")]
+                Isa::Avx2 | Isa::Avx512 => avx2_narrow(p, (rows, blocks), first),
+                #[cfg(target_arch = "x86_64")]
+                Isa::Avx2Vnni if p.width == 16 => vnni256_wide(p, (rows, blocks), first),
+                #[cfg(target_arch = "x86_64")]
+                Isa::Avx2Vnni => vnni256_narrow(p, (rows, blocks), first),
+                #[cfg(target_arch = "x86_64")]
+                Isa::Avx512Vnni if p.width == 32 => vnni512_wide(p, (rows, blocks), first),
+                #[cfg(target_arch = "x86_64")]
+                Isa::Avx512Vnni => vnni512_narrow(p, (rows, blocks), first),
+                #[allow(unreachable_patterns, reason = "instruction sets of other targets")]
+                _ => portable(p, (rows, blocks), first),
+            }
+        }
+        first += rows * blocks;
+    }
+}
+
+/// One function per instruction set and panel width, with a register tile for each number of rows.
+macro_rules! tiles {
+    ($(#[$meta:meta])* $name:ident, $dot:ident, $vectors:literal, [$($rows:literal)+]) => {
+        $(#[$meta])*
+        unsafe fn $name(p: &IntProduct, (rows, blocks): (usize, usize), first: usize) {
+            for block in 0..blocks {
+                // SAFETY: the caller's.
+                unsafe {
+                    match rows {
+                        $($rows => tile::<crate::engine::simd::$dot, $rows, $vectors>(p, first + block * rows),)+
+                        _ => unreachable!("a tile of {rows} rows"),
+                    }
+                }
+            }
+        }
+    };
+}
+
+tiles!(portable, PortableDot, 1, [1 2 3 4]);
+#[cfg(target_arch = "aarch64")]
+tiles!(#[target_feature(enable = "neon")] neon, NeonLong, 2, [1 2 3 4 5 6 7 8]);
+#[cfg(target_arch = "aarch64")]
+tiles!(#[target_feature(enable = "neon,dotprod")] neon_dot, NeonDot, 2, [1 2 3 4 5 6 7 8]);
+#[cfg(target_arch = "x86_64")]
+tiles!(#[target_feature(enable = "avx2,fma")] avx2_wide, Avx2Dot, 2, [1 2 3 4 5 6]);
+#[cfg(target_arch = "x86_64")]
+tiles!(#[target_feature(enable = "avx2,fma")] avx2_narrow, Avx2Dot, 1, [1 2 3 4 5 6 7 8 9 10 11 12]);
+#[cfg(target_arch = "x86_64")]
+tiles!(#[target_feature(enable = "avx2,fma,avxvnni")] vnni256_wide, Vnni256, 2, [1 2 3 4 5 6]);
+#[cfg(target_arch = "x86_64")]
+tiles!(#[target_feature(enable = "avx2,fma,avxvnni")] vnni256_narrow, Vnni256, 1, [1 2 3 4 5 6 7 8 9 10 11 12]);
+#[cfg(target_arch = "x86_64")]
+tiles!(#[target_feature(enable = "avx512f,avx512vnni,avx512vl,avx2,fma")] vnni512_wide, Vnni512, 2, [1 2 3 4 5 6 7 8 9 10 11 12]);
+#[cfg(target_arch = "x86_64")]
+tiles!(#[target_feature(enable = "avx512f,avx512vnni,avx512vl,avx2,fma")] vnni512_narrow, Vnni256Vl, 1, [1 2 3 4 5 6 7 8 9 10 11 12]);
+
+#[inline(always)]
+unsafe fn tile<D: Dot, const R: usize, const W: usize>(p: &IntProduct, first: usize) {
+    // SAFETY: the caller's: everything is as long as `IntProduct` says.
+    unsafe {
+        let rows = p.rows.add(first * p.row_bytes);
+        let mut sums = [[D::load(p.start); W]; R];
+        for w in 1..W {
+            let start = D::load(p.start.add(w * D::LANES));
+            for r in 0..R {
+                sums[r][w] = start;
+            }
+        }
+        let mut panel = p.weights;
+        for g in 0..p.groups {
+            D::Float::prefetch(panel.wrapping_add(AHEAD).cast());
+            let mut b = [D::columns(panel); W];
+            for w in 1..W {
+                b[w] = D::columns(panel.add(w * D::LANES * 4));
+            }
+            for r in 0..R {
+                let a = D::group(rows.add(r * p.row_bytes + g * 4));
+                for w in 0..W {
+                    sums[r][w] = sums[r][w].dot(a, b[w]);
+                }
+            }
+            panel = panel.add(W * D::LANES * 4);
+        }
+        for r in 0..R {
+            for w in 0..W {
+                let column = w * D::LANES;
+                let bias = D::Float::load(p.bias.add(column));
+                let mut y = bias.fma(sums[r][w].to_f32(), D::Float::load(p.scale.add(column)));
+                if !p.residual.is_null() {
+                    let at = p.residual.add((first + r) * p.residual_stride + column);
+                    y = y.add(<u8 as Element>::load(at, p.residual_quant));
+                }
+                y = clamp(y, D::Float::splat(p.epilogue.low), D::Float::splat(p.epilogue.high));
+                if let Some(function) = p.epilogue.smooth {
+                    y = smooth(y, function);
+                }
+                let at = (first + r) * p.out_stride + column;
+                match p.target {
+                    Target::Quantized(quant) => <u8 as Element>::store(p.out.add(at), y, quant),
+                    Target::Real => y.store(p.out.cast::<f32>().add(at)),
+                }
+            }
+        }
+    }
+}
+
+/// How far ahead of its use a panel is asked for, in bytes.
+const AHEAD: usize = 1024;
