@@ -31,3 +31,4 @@ pub use pass::{Answers, Network, PassConfig, answer, answer_by};
 pub use report::{AdaptedBy, GroupWidth, ModelFigures, PhaseReport, Report};
 pub use run::{Job, Outcome, run};
 pub use target::ImageSet;
+pub use train::Imitation;

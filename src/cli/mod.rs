@@ -2,6 +2,7 @@
 
 mod adapt;
 mod allocator;
+mod bench;
 mod demo;
 mod eval;
 mod export;
@@ -52,6 +53,10 @@ enum Command {
     Quantize(quantize::QuantizeArgs),
     /// Write a model for other runtimes, as ONNX
     Export(export::ExportArgs),
+    /// Measure latency, throughput and memory of models on this board
+    Bench(Box<bench::BenchArgs>),
+    #[command(hide = true)]
+    ColdStart(bench::ColdStartArgs),
     /// Adapt and prune an embedded MNIST network for another scanner's digits
     Demo(demo::DemoArgs),
 }
@@ -69,6 +74,8 @@ impl Cli {
             Command::Inspect(args) => args.run(),
             Command::Quantize(args) => args.run(),
             Command::Export(args) => args.run(),
+            Command::Bench(args) => args.run(),
+            Command::ColdStart(args) => args.run(),
             Command::Demo(args) => args.run(),
         }
     }

@@ -90,7 +90,7 @@ impl Runner {
     pub fn logits(&mut self, images: &[f32]) -> Result<Vec<f32>> {
         let [c, h, w] = self.input;
         let per_image = c * h * w;
-        if images.is_empty() || images.len() % per_image != 0 {
+        if images.is_empty() || !images.len().is_multiple_of(per_image) {
             return Err(Error::Shape(format!(
                 "expected whole images of {c}×{h}×{w} = {per_image} values, got {} values",
                 images.len()

@@ -125,7 +125,7 @@ mod x86 {
     use std::arch::x86_64::*;
 
     use super::super::x86::{Avx2, Avx512};
-    use super::{Dot, DotLayout};
+    use super::Dot;
 
     macro_rules! dot {
         ($(#[$doc:meta])* $name:ident, $register:ident, $lanes:literal, $float:ident, $load:ident,
