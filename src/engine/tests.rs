@@ -202,7 +202,7 @@ fn eight_bits_come_close_for_every_architecture() {
         let error = relative_error(&got, &want);
         println!("{name}: {error}");
         // With random weights, every linear bottleneck of these adds noise that training would not let through.
-        let most = if name.starts_with("mobilenetv2") || name.starts_with("mobilenetv3") { 0.4 } else { 0.1 };
+        let most = if name.contains("mobilenetv2") || name.contains("mobilenetv3") { 0.4 } else { 0.1 };
         assert!(error < most, "{name}: {error}");
     }
 }
