@@ -21,6 +21,7 @@ mod stages;
 mod target;
 mod teacher_phase;
 mod train;
+mod trial;
 
 pub use config::{AdaptConfig, FineTuneConfig, MaskConfig, SoftMask, TeacherConfig};
 pub use drive::Safety;
@@ -31,4 +32,4 @@ pub use pass::{Answers, Network, PassConfig, answer, answer_by};
 pub use report::{AdaptedBy, GroupWidth, ModelFigures, PhaseReport, Report};
 pub use run::{Job, Outcome, run};
 pub use target::ImageSet;
-pub use train::Imitation;
+pub use trial::{StepKind, trial};

@@ -14,6 +14,7 @@ use super::pass::{Answers, Network, PassConfig, answer};
 use super::report::{GroupWidth, ImageCounts, ModelFigures, Report};
 use super::stages::{Adapted, Pruned, Stages};
 use super::target::ImageSet;
+use super::train::Setting;
 use crate::Result;
 use crate::engine::Precision;
 use crate::graph::{ChannelGroups, Graph};
@@ -68,6 +69,11 @@ impl<'a> Context<'a> {
     pub fn pass(&self) -> PassConfig<'a> {
         let preprocess = &self.teacher.info.preprocess;
         PassConfig { preprocess, batch_size: self.config.batch_size, device: self.device }
+    }
+
+    pub fn setting(&self) -> Setting<'a> {
+        let Self { teacher, groups, source, config, device, .. } = *self;
+        Setting { graph: &teacher.graph, groups, source, config, device }
     }
 
     /// Answers of a served network for all readable target images.

@@ -195,7 +195,7 @@ impl<'a> Stages<'a> {
             cost.macs,
             cost.params
         );
-        let mut phase = FineTunePhase::new(context, &small, &small_params, &adapted.answers)?;
+        let mut phase = FineTunePhase::new(context.setting(), &small, &small_params, &adapted.answers)?;
         self.drive(Phase::FineTune, context.config.fine_tune.steps, &mut phase)?;
         self.note("batch-norm statistics of the student")?;
         let params = self.with_statistics(&small, &phase.into_params()?)?;
@@ -213,7 +213,7 @@ impl<'a> Stages<'a> {
             None => {
                 self.note("importance of every channel")?;
                 let rank = ranking::rank(context, &adapted.params, &adapted.answers)?;
-                let mut phase = MaskPhase::new(context, &adapted.params, selector, rank, &adapted.answers)?;
+                let mut phase = MaskPhase::new(context.setting(), &adapted.params, selector, rank, &adapted.answers)?;
                 self.drive(Phase::Mask, context.config.mask.steps, &mut phase)?;
                 phase.finish()?
             }

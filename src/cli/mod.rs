@@ -9,6 +9,7 @@ mod export;
 mod inspect;
 mod model_args;
 mod model_source;
+mod models;
 mod output;
 mod predict;
 mod progress;
@@ -52,6 +53,8 @@ enum Command {
     Quantize(quantize::QuantizeArgs),
     /// Write a model for other runtimes, as ONNX
     Export(export::ExportArgs),
+    /// Keep versions of models in a store: publish, activate, roll back, verify
+    Models(models::ModelsArgs),
     /// Measure latency, throughput and memory of models on this board
     Bench(Box<bench::BenchArgs>),
     #[command(hide = true)]
@@ -73,6 +76,7 @@ impl Cli {
             Command::Inspect(args) => args.run(),
             Command::Quantize(args) => args.run(),
             Command::Export(args) => args.run(),
+            Command::Models(args) => args.run(),
             Command::Bench(args) => args.run(),
             Command::ColdStart(args) => args.run(),
             Command::Demo(args) => args.run(),

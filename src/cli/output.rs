@@ -18,15 +18,18 @@ pub(super) fn print(text: &str) -> Result<()> {
 
 /// The short form of a report for machines.
 pub(super) fn summary(report: &Report) -> Value {
-    json!({
+    let mut summary = json!({
         "teacher": report.teacher,
         "adapted": report.adapted,
         "student": report.student,
         "wall_s": (report.wall_s * 100.0).round() / 100.0,
         "peak_rss_mb": report.peak_rss_mb,
         "gate": verdict(&report.gate),
-        "int8": report.int8.as_ref().map(verdict),
-    })
+    });
+    if let Some(int8) = &report.int8 {
+        summary["int8"] = verdict(int8);
+    }
+    summary
 }
 
 fn verdict(verdict: &Verdict) -> Value {
