@@ -9,7 +9,6 @@ mod cold_start;
 mod measure;
 mod page;
 mod row;
-mod stats;
 mod training;
 
 pub use baseline::{Baseline, Comparison};
@@ -18,5 +17,4 @@ pub use cold_start::{ColdStart, cold_start, serve_once};
 pub use measure::{Case, Limits, Measured, Subject, measure};
 pub use page::page;
 pub use row::{Row, table};
-pub use stats::Stats;
 pub use training::{TrainingSpeed, training_speed};

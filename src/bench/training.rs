@@ -5,11 +5,11 @@ use std::time::Instant;
 use candle_core::{DType, Device, Tensor};
 use serde::{Deserialize, Serialize};
 
-use super::stats::Stats;
 use crate::Result;
 use crate::adapt::{AdaptConfig, Imitation, peak_rss_mb};
 use crate::model::Teacher;
 use crate::rng::Rng;
+use crate::timing::Stats;
 
 const WARM_UPS: usize = 1;
 

@@ -6,6 +6,7 @@ mod demo;
 mod errors;
 mod export;
 mod gate;
+mod latency;
 mod onnx_runtime;
 mod predict;
 mod program;
