@@ -22,7 +22,7 @@ pub struct ModelFigures {
     pub macs: u64,
     /// Bytes of all tensors.
     pub bytes: u64,
-    /// Milliseconds of one image on this machine, as served, when nothing disturbs it: one of ten runs took no longer.
+    /// Milliseconds of one image on this machine, as served, when nothing disturbs it: one of fifty runs took no longer.
     pub latency_ms: f64,
 }
 

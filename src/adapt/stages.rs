@@ -315,8 +315,9 @@ impl<'a> Stages<'a> {
         let mut best = (f64::INFINITY, keep.clone());
         for _ in 0..CANDIDATES {
             let (graph, params) = surgery::compact(&context.teacher.graph, context.groups, &keep, params)?;
-            let [ms, predicted_ms] =
-                [table.candidate(&graph, &params)?, selector.measure(&keep)?].map(|ns| ns as f64 / 1e6);
+            let predicted = selector.measure(&keep)?;
+            let measured = table.candidate(&graph, &params, predicted)?;
+            let [ms, predicted_ms] = [measured, predicted].map(|ns| ns as f64 / 1e6);
             log::info!("latency budget_ms={goal_ms:.3} predicted_ms={predicted_ms:.3} measured_ms={ms:.3}");
             let miss = (ms / (AIM * goal_ms) - 1.0).abs();
             if miss < best.0 {

@@ -28,7 +28,7 @@ const TIME: Duration = Duration::from_secs(12);
 const TURN_MS: f64 = 40.0;
 const REQUESTS: [usize; 2] = [2, 10];
 /// Of so many profiles the fastest one is looked at.
-const QUIET: usize = 4;
+const QUIET: usize = 8;
 /// Values that random weights are taken from, over and over: drawing millions takes longer than timing them.
 const NOISE: usize = 1 << 16;
 
