@@ -20,6 +20,7 @@ pub mod optim;
 pub mod plot;
 pub mod prune;
 pub mod rng;
+pub mod store;
 pub mod timing;
 pub mod weights;
 

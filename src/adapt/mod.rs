@@ -23,6 +23,7 @@ mod stages;
 mod target;
 mod teacher_phase;
 mod train;
+mod trial;
 
 pub use config::{AdaptConfig, FineTuneConfig, MaskConfig, SoftMask, TeacherConfig};
 pub use drive::Safety;
@@ -34,4 +35,4 @@ pub use pass::{Answers, Network, PassConfig, answer, answer_by};
 pub use report::{AdaptedBy, GroupWidth, LatencyFigures, ModelFigures, PhaseReport, Report};
 pub use run::{Job, Outcome, run};
 pub use target::ImageSet;
-pub use train::Imitation;
+pub use trial::{StepKind, trial};

@@ -61,16 +61,16 @@ fn verdicts(page: &mut Page, report: &Report) {
     }
     if let Some(latency) = &report.latency {
         let miss = 100.0 * (latency.measured_ms / latency.budget_ms - 1.0);
-        let setting = &latency.setting;
+        let identity = &latency.identity;
         let text = format!(
             "{} ms of {} ms ({miss:+.1} %), predicted {} ms; {}, {}, {} threads, {}",
             number(latency.measured_ms),
             number(latency.budget_ms),
             number(latency.predicted_ms),
-            setting.device,
-            setting.isa,
-            setting.threads,
-            setting.precision
+            identity.device,
+            identity.isa,
+            identity.threads,
+            identity.precision
         );
         page.verdict(miss <= 10.0, "Latency", &text);
     }

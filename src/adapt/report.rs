@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use super::gate::Verdict;
-use super::latency::Setting;
+use super::latency::TableIdentity;
 use super::observer::{Metrics, Phase};
 use crate::graph::{ChannelGroups, Graph, Keep};
 
@@ -137,7 +137,7 @@ pub struct LatencyFigures {
     /// What it takes.
     pub measured_ms: f64,
     /// Where and how it was measured.
-    pub setting: Setting,
+    pub identity: TableIdentity,
 }
 
 /// How many images a run saw.

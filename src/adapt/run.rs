@@ -15,6 +15,7 @@ use super::pass::{Answers, Network, PassConfig, answer};
 use super::report::{GroupWidth, ImageCounts, LatencyFigures, ModelFigures, Report};
 use super::stages::{Adapted, Pruned, Stages};
 use super::target::ImageSet;
+use super::train::Setting;
 use crate::Result;
 use crate::engine::Precision;
 use crate::graph::{ChannelGroups, Graph};
@@ -72,6 +73,11 @@ impl<'a> Context<'a> {
     pub fn pass(&self) -> PassConfig<'a> {
         let preprocess = &self.teacher.info.preprocess;
         PassConfig { preprocess, batch_size: self.config.batch_size, device: self.device }
+    }
+
+    pub fn setting(&self) -> Setting<'a> {
+        let Self { teacher, groups, source, config, device, .. } = *self;
+        Setting { graph: &teacher.graph, groups, source, config, device }
     }
 
     /// Answers of a served network for all readable target images.
@@ -217,7 +223,7 @@ fn latency_figures(
     if measured_ms > 1.1 * budget_ms {
         log::warn!("the student misses its budget of latency budget_ms={budget_ms:.3} measured_ms={measured_ms:.3}");
     }
-    Ok(Some(LatencyFigures { budget_ms, predicted_ms, measured_ms, setting: table.setting.clone() }))
+    Ok(Some(LatencyFigures { budget_ms, predicted_ms, measured_ms, identity: table.identity.clone() }))
 }
 
 /// Channels of every producing layer before any pruning: an earlier run's, if the teacher was a student itself.

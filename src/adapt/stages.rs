@@ -9,7 +9,7 @@ use super::checkpoint::{Checkpoint, RunIdentity, Sections};
 use super::drive::{Driver, Loaders, Steps};
 use super::finetune_phase::FineTunePhase;
 use super::gate::{Expect, Verdict};
-use super::latency::{LatencyTable, Setting};
+use super::latency::{LatencyTable, TableIdentity};
 use super::mask_phase::MaskPhase;
 use super::observer::{Observer, Phase};
 use super::pass::{Answers, Network, estimate_statistics};
@@ -141,8 +141,8 @@ impl<'a> Stages<'a> {
         if !device.is_cpu() {
             return Err(Error::Config("budget latency: expected --device cpu, where the engine runs".into()));
         }
-        let setting = Setting::here(&teacher.graph, config.precision, config.scope);
-        let stored = match latency_table.map(|path| LatencyTable::load(path, &setting)) {
+        let identity = TableIdentity::here(&teacher.graph, config.precision, config.scope);
+        let stored = match latency_table.map(|path| LatencyTable::load(path, &identity)) {
             Some(Err(error @ Error::Config(_))) => {
                 log::warn!("{error}; measuring anew");
                 None
@@ -150,12 +150,12 @@ impl<'a> Stages<'a> {
             loaded => loaded.transpose()?.flatten(),
         };
         let known = match self.driver.latency.take() {
-            Some(table) if table.setting != setting => {
-                let Setting { device, isa, threads, .. } = table.setting;
+            Some(table) if table.identity != identity => {
+                let TableIdentity { device, isa, threads, .. } = table.identity;
                 return Err(Error::Config(format!(
                     "resume: latency was measured on {device} with {isa} and {threads} threads, expected {} with {} and \
                      {}",
-                    setting.device, setting.isa, setting.threads
+                    identity.device, identity.isa, identity.threads
                 )));
             }
             // The file may know more networks than the checkpoint, if it has the same layers.
@@ -167,7 +167,7 @@ impl<'a> Stages<'a> {
             None => {
                 self.note("latency of layers in many widths on this device")?;
                 let Driver { observer, safety, .. } = &mut self.driver;
-                let table = LatencyTable::measure(&teacher.graph, groups, setting, &mut |part| {
+                let table = LatencyTable::measure(&teacher.graph, groups, identity, &mut |part| {
                     if safety.stop.load(Ordering::Relaxed) {
                         return Err(Error::Interrupted("stopped while latency was measured; start anew".into()));
                     }
@@ -274,7 +274,7 @@ impl<'a> Stages<'a> {
             cost.macs,
             cost.params
         );
-        let mut phase = FineTunePhase::new(context, &small, &small_params, &adapted.answers)?;
+        let mut phase = FineTunePhase::new(context.setting(), &small, &small_params, &adapted.answers)?;
         self.drive(Phase::FineTune, context.config.fine_tune.steps, &mut phase)?;
         self.note("batch-norm statistics of the student")?;
         let params = self.with_statistics(&small, &phase.into_params()?)?;
@@ -292,7 +292,7 @@ impl<'a> Stages<'a> {
             None => {
                 self.note("importance of every channel")?;
                 let rank = ranking::rank(context, &adapted.params, &adapted.answers)?;
-                let mut phase = MaskPhase::new(context, &adapted.params, selector, rank, &adapted.answers)?;
+                let mut phase = MaskPhase::new(context.setting(), &adapted.params, selector, rank, &adapted.answers)?;
                 self.drive(Phase::Mask, context.config.mask.steps, &mut phase)?;
                 let (params, mut admm) = phase.finish()?;
                 let keep = self.harden(&mut admm, selector, &params)?;

@@ -12,7 +12,7 @@ use super::output::{print, summary, table};
 use super::progress::Progress;
 use super::run_args::RunArgs;
 use super::signals::stop_flag;
-use crate::adapt::latency::{LatencyTable, Setting, default_path};
+use crate::adapt::latency::{LatencyTable, TableIdentity, default_path};
 use crate::adapt::{self, AdaptConfig, ImageSet, Job, Outcome, Safety, page};
 use crate::data::{DEFAULT_CACHE_BYTES, Source, SourceConfig};
 use crate::weights::write_bytes_atomic;
@@ -97,12 +97,12 @@ impl AdaptArgs {
         let device = self.compute.device()?;
         let teacher = self.model.load(&self.teacher, &device)?;
         let config = self.run.apply(AdaptConfig::for_model(&teacher.info))?;
-        let setting = Setting::here(&teacher.graph, config.precision, config.scope);
+        let identity = TableIdentity::here(&teacher.graph, config.precision, config.scope);
         if let Some(path) = &self.latency_table {
             // Whatever else the file may be, it is not ours to overwrite.
-            LatencyTable::load(path, &setting)?;
+            LatencyTable::load(path, &identity)?;
         }
-        let latency_table = self.latency_table.or_else(|| default_path(&setting));
+        let latency_table = self.latency_table.or_else(|| default_path(&identity));
         let open = |path: &Path| -> Result<ImageSet> {
             let source = Source::open(path, &SourceConfig::default())?;
             ImageSet::open(source, &teacher.info, DEFAULT_CACHE_BYTES)

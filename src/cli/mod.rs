@@ -9,6 +9,7 @@ mod export;
 mod inspect;
 mod model_args;
 mod model_source;
+mod models;
 mod output;
 mod predict;
 mod progress;
@@ -53,6 +54,8 @@ enum Command {
     Quantize(quantize::QuantizeArgs),
     /// Write a model for other runtimes, as ONNX
     Export(export::ExportArgs),
+    /// Keep versions of models in a store: publish, activate, roll back, verify
+    Models(models::ModelsArgs),
     /// Measure latency, throughput and memory of models on this board
     Bench(Box<bench::BenchArgs>),
     #[command(hide = true)]
@@ -74,6 +77,7 @@ impl Cli {
             Command::Inspect(args) => args.run(),
             Command::Quantize(args) => args.run(),
             Command::Export(args) => args.run(),
+            Command::Models(args) => args.run(),
             Command::Bench(args) => args.run(),
             Command::ColdStart(args) => args.run(),
             Command::Demo(args) => args.run(),

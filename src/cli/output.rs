@@ -18,7 +18,7 @@ pub(super) fn print(text: &str) -> Result<()> {
 
 /// The short form of a report for machines.
 pub(super) fn summary(report: &Report) -> Value {
-    json!({
+    let mut summary = json!({
         "teacher": report.teacher,
         "adapted": report.adapted,
         "student": report.student,
@@ -26,8 +26,11 @@ pub(super) fn summary(report: &Report) -> Value {
         "peak_rss_mb": report.peak_rss_mb,
         "latency": report.latency,
         "gate": verdict(&report.gate),
-        "int8": report.int8.as_ref().map(verdict),
-    })
+    });
+    if let Some(int8) = &report.int8 {
+        summary["int8"] = verdict(int8);
+    }
+    summary
 }
 
 fn verdict(verdict: &Verdict) -> Value {
@@ -57,7 +60,7 @@ pub(super) fn table(report: &Report) -> String {
     if let Some(l) = &report.latency {
         lines.push(format!(
             "latency budget: {:.2} ms, predicted {:.2} ms, measured {:.2} ms ({} threads, {})",
-            l.budget_ms, l.predicted_ms, l.measured_ms, l.setting.threads, l.setting.precision
+            l.budget_ms, l.predicted_ms, l.measured_ms, l.identity.threads, l.identity.precision
         ));
     }
     for (name, verdict) in [("gate", Some(&report.gate)), ("int8", report.int8.as_ref())] {

@@ -29,9 +29,9 @@ pub(super) fn winograd_tile(conv: &Conv2d, input: &View, output: &View) -> Optio
 }
 
 impl Isa {
-    /// Output channels that a dense layer computes at a time: as many of the first number as there are, then of the second.
-    pub const fn output_blocks(self) -> [usize; 2] {
-        [TileShape::of(self).columns, CHANNEL_BLOCK]
+    /// Channels that kernels take at a time: of inputs, and of the outputs of dense layers.
+    pub const fn channel_blocks(self) -> [usize; 2] {
+        [CHANNEL_BLOCK, TileShape::of(self).unit()]
     }
 }
 

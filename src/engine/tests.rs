@@ -105,7 +105,7 @@ fn odd_network() -> Graph {
 
 #[test]
 fn every_width_has_its_tail() {
-    for width in 1..=34 {
+    for width in (1..=34).chain([40, 47, 48, 56, 72, 88]) {
         let mut b = GraphBuilder::new(&format!("width {width}"), [1, 9, 7]);
         let x = b.conv("a", Conv2d::new(width, 3).padding(1).with_bias(), 0);
         let x = b.activation("a.act", Activation::Relu, x);
@@ -202,14 +202,14 @@ fn eight_bits_come_close_for_every_architecture() {
         let error = relative_error(&got, &want);
         println!("{name}: {error}");
         // With random weights, every linear bottleneck of these adds noise that training would not let through.
-        let most = if name.starts_with("mobilenetv2") || name.starts_with("mobilenetv3") { 0.4 } else { 0.1 };
+        let most = if name.contains("mobilenetv2") || name.contains("mobilenetv3") { 0.4 } else { 0.1 };
         assert!(error < most, "{name}: {error}");
     }
 }
 
 #[test]
 fn eight_bits_are_the_same_on_every_instruction_set() {
-    for width in [1, 3, 8, 15, 16, 17, 24, 31, 32, 33, 40, 70] {
+    for width in [1, 3, 8, 15, 16, 17, 24, 31, 32, 33, 40, 48, 70, 88] {
         let mut b = GraphBuilder::new(&format!("width {width}"), [3, 9, 7]);
         let x = b.conv("a", Conv2d::new(width, 3).padding(1).with_bias(), 0);
         let x = b.activation("a.act", Activation::HardSwish, x);

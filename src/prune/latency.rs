@@ -10,20 +10,11 @@ use crate::graph::{Graph, Node, NodeId, Op};
 use crate::{Error, Result};
 
 /// A layer's time is a sum of so many terms.
-const TERMS: usize = 6;
+const TERMS: usize = 4;
 /// A term of which no larger part is left when others are accounted for depends on them.
 const SINGULAR: f64 = 1e-9;
 /// A network whose layers add up to so much more or less of its whole time than others' was disturbed.
 const DISTURBED: f64 = 0.3;
-
-/// Output channels that a kernel computes at a time: as many wide blocks as fit, narrow ones for the rest.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Blocks {
-    /// Channels of a wide block, a multiple of `narrow`.
-    pub wide: usize,
-    /// Channels of a narrow one.
-    pub narrow: usize,
-}
 
 /// Times of a network whose layers have some widths.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -49,13 +40,13 @@ pub struct TimedLayer {
 
 /// Predicts the time of any narrower version of one graph.
 ///
-/// The time of a dense layer with x input and y output channels is modelled as `a + b·x + (c + d·x)·W + (e + f·x)·N`, W
-/// and N being the wide and narrow blocks in y; that of any other layer as `a + b·y`; x and y are rounded up to narrow
-/// blocks. No coefficient is negative, so no channel more makes a block cheaper. Layers of equal shape have their
-/// coefficients in common, those of least squared error; one factor makes the sum over layers fit whole networks.
+/// The time of a dense layer with x input and y output channels is modelled as `a + b·x + c·y + d·x·y`, that of any other
+/// layer as `a + c·y`, x and y rounded up to the blocks that kernels take at a time. No coefficient is negative: more
+/// channels never take less time. Layers of equal shape have their coefficients in common, those of least squared error;
+/// one factor makes the sum over layers fit whole networks.
 #[derive(Debug, Clone, PartialEq)]
 pub struct LatencyModel {
-    blocks: Blocks,
+    blocks: [usize; 2],
     /// The node of every layer, and which of `times` is its.
     layers: Vec<(NodeId, usize)>,
     times: Vec<[f64; TERMS]>,
@@ -63,11 +54,12 @@ pub struct LatencyModel {
 }
 
 impl LatencyModel {
-    /// Fits `networks`, narrower versions of `graph`.
+    /// Fits `networks`, narrower versions of `graph`, run by kernels that take `blocks` of input channels and of a dense
+    /// layer's output channels at a time.
     ///
     /// # Errors
     /// [`Error::Config`] if there is nothing to fit, or a layer is not one of `graph`'s.
-    pub fn fit(graph: &Graph, networks: &[TimedNetwork], blocks: Blocks) -> Result<Self> {
+    pub fn fit(graph: &Graph, networks: &[TimedNetwork], blocks: [usize; 2]) -> Result<Self> {
         let networks = undisturbed(networks)?;
         let layers = Layers::new(graph, networks.first().map_or(&[], |network| &network.layers))?;
         let mut model = Self { blocks, layers: layers.in_order, times: Vec::new(), factor: 1.0 };
@@ -112,13 +104,12 @@ impl LatencyModel {
     }
 
     fn terms(&self, dense: bool, inputs: usize, outputs: usize) -> [f64; TERMS] {
-        let Blocks { wide, narrow } = self.blocks;
+        let [of_inputs, of_outputs] = self.blocks;
         if !dense {
-            return [1.0, outputs.next_multiple_of(narrow) as f64, 0.0, 0.0, 0.0, 0.0];
+            return [1.0, 0.0, outputs.next_multiple_of(of_inputs) as f64, 0.0];
         }
-        let x = inputs.next_multiple_of(narrow) as f64;
-        let (w, n) = ((outputs / wide) as f64, (outputs % wide).div_ceil(narrow) as f64);
-        [1.0, x, w, x * w, n, x * n]
+        let (x, y) = (inputs.next_multiple_of(of_inputs) as f64, outputs.next_multiple_of(of_outputs) as f64);
+        [1.0, x, y, x * y]
     }
 }
 

@@ -177,8 +177,7 @@ impl<'a> Selector<'a> {
             return Err(Error::Numeric("select: a channel's score is not finite".into()));
         }
         let limit = self.limit(progress);
-        // The measure falls with every channel removed, so the smallest sufficient number is found by bisection. Time falls
-        // but nearly so, since a full block may cost less than a part of one: what is found then suffices all the same.
+        // The measure falls with every channel removed, so the smallest sufficient number is found by bisection.
         let (mut low, mut high) = (0, self.groups.len());
         while low < high {
             let middle = (low + high) / 2;

@@ -14,8 +14,8 @@ fn a_budget_of_latency_removes_channels_and_tells_what_was_measured() {
     let place = Workplace::new();
     let summary = place.run(&format!("{JOB} {SHORT} {BUDGET} --json")).ends_with(&[0, 1]).json();
     let latency = &summary["latency"];
-    assert_eq!(keys(latency), ["budget_ms", "predicted_ms", "measured_ms", "setting"]);
-    assert_eq!((&latency["setting"]["threads"], &latency["setting"]["precision"]), (&1.into(), &"f32".into()));
+    assert_eq!(keys(latency), ["budget_ms", "predicted_ms", "measured_ms", "identity"]);
+    assert_eq!((&latency["identity"]["threads"], &latency["identity"]["precision"]), (&1.into(), &"f32".into()));
     // How exactly it is met depends on who else uses this machine: that has no place in a test.
     assert!(["budget_ms", "predicted_ms", "measured_ms"].iter().all(|key| latency[key].as_f64().unwrap() > 0.0));
     assert_eq!(latency["measured_ms"], summary["student"]["latency_ms"]);

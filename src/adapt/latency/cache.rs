@@ -2,32 +2,32 @@
 
 use std::path::{Path, PathBuf};
 
-use super::{LatencyTable, Setting};
+use super::{LatencyTable, TableIdentity};
 use crate::weights::{sha256, write_bytes_atomic};
 use crate::{Error, Result};
 
-/// Where the table of `setting` is kept if nobody names a file: `$XDG_CACHE_HOME/secateur`, else `~/.cache/secateur`.
+/// Where the table of `identity` is kept if nobody names a file: `$XDG_CACHE_HOME/secateur`, else `~/.cache/secateur`.
 /// `None` where there is neither.
-pub fn default_path(setting: &Setting) -> Option<PathBuf> {
+pub fn default_path(identity: &TableIdentity) -> Option<PathBuf> {
     let absolute = |name: &str| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
     let cache = absolute("XDG_CACHE_HOME").or_else(|| Some(absolute("HOME")?.join(".cache")))?;
-    let digest = sha256(serde_json::json!(setting).to_string().as_bytes());
-    Some(cache.join("secateur").join(format!("latency-{}-{}.json", setting.arch, &digest[..12])))
+    let digest = sha256(serde_json::json!(identity).to_string().as_bytes());
+    Some(cache.join("secateur").join(format!("latency-{}-{}.json", identity.arch, &digest[..12])))
 }
 
 impl LatencyTable {
-    /// Reads the table at `path`; `None` if there is none or it is of another setting.
+    /// Reads the table at `path`; `None` if there is none or it is of another identity.
     ///
     /// # Errors
     /// [`Error::Io`]; [`Error::Config`] if the file is no latency table: it is somebody else's.
-    pub fn load(path: &Path, setting: &Setting) -> Result<Option<Self>> {
+    pub fn load(path: &Path, identity: &TableIdentity) -> Result<Option<Self>> {
         let bytes = match std::fs::read(path) {
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
             read => read.map_err(|e| Error::io("read", path, e))?,
         };
         let table: Self = serde_json::from_slice(&bytes)
             .map_err(|e| Error::Config(format!("{}: not a latency table: {e}", path.display())))?;
-        if table.setting != *setting {
+        if table.identity != *identity {
             log::info!(
                 "the latency table is of another device, version or network, measuring anew path={}",
                 path.display()

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use candle_core::{Device, Tensor};
 
-use super::{LatencyTable, Setting};
+use super::{LatencyTable, TableIdentity};
 use crate::Result;
 use crate::engine::{Calibration, Engine, EngineConfig, Precision, StepProfile};
 use crate::graph::{ChannelGroups, Graph, ParamKind};
@@ -50,16 +50,16 @@ impl LatencyTable {
     pub fn measure(
         graph: &Graph,
         groups: &ChannelGroups,
-        setting: Setting,
+        identity: TableIdentity,
         done: &mut dyn FnMut(f64) -> Result<()>,
     ) -> Result<Self> {
         let mut rng = Rng::stream(0, STREAM);
         let noise: Vec<f32> = (0..NOISE).map(|_| rng.range(-1.0, 1.0)).collect();
-        let config = setting.engine();
+        let config = identity.engine();
         let mut samples = Vec::new();
         for index in 0..NETWORKS {
             let narrow = narrowed(graph, groups, index, &mut rng)?;
-            let calibration = match setting.precision {
+            let calibration = match identity.precision {
                 Precision::F32 => None,
                 Precision::Int8 => Some(calibrate(&narrow, random_params(&narrow, &noise)?, config)?),
             };
@@ -79,7 +79,7 @@ impl LatencyTable {
         }
         done(1.0)?;
         let networks = samples.iter_mut().map(Sample::timed).collect();
-        Ok(Self { setting, networks, candidates: Vec::new() })
+        Ok(Self { identity, networks, candidates: Vec::new() })
     }
 }
 

@@ -18,7 +18,7 @@ use crate::engine::{EngineConfig, Isa, Precision};
 use crate::graph::{Graph, Scope};
 use crate::model::Params;
 use crate::prune::LatencyModel;
-use crate::prune::latency::{Blocks, TimedNetwork};
+use crate::prune::latency::TimedNetwork;
 use crate::timing::{Timed, in_turns, processor_name};
 use crate::weights::sha256;
 
@@ -28,7 +28,7 @@ const TRIES: usize = 4;
 
 /// What times belong to: those of another device, program or network are none.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Setting {
+pub struct TableIdentity {
     /// The board's or processor's name.
     pub device: String,
     /// Instruction set of the kernels.
@@ -47,7 +47,7 @@ pub struct Setting {
     pub scope: Scope,
 }
 
-impl Setting {
+impl TableIdentity {
     /// `graph` on this device, with as many threads as this process computes with.
     pub fn here(graph: &Graph, precision: Precision, scope: Scope) -> Self {
         Self {
@@ -67,11 +67,11 @@ impl Setting {
     }
 }
 
-/// Everything measured in one setting.
+/// Everything measured in one identity.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct LatencyTable {
     /// Where and of what.
-    pub setting: Setting,
+    pub identity: TableIdentity,
     /// Networks of random widths, whole and layer by layer.
     pub networks: Vec<TimedNetwork>,
     /// Networks that a budget led to.
@@ -93,8 +93,7 @@ impl LatencyTable {
     /// # Errors
     /// As [`LatencyModel::fit`].
     pub fn model(&self, graph: &Graph) -> Result<LatencyModel> {
-        let [wide, narrow] = Isa::detect().output_blocks();
-        LatencyModel::fit(graph, &self.networks, Blocks { wide, narrow })
+        LatencyModel::fit(graph, &self.networks, Isa::detect().channel_blocks())
     }
 
     /// Nanoseconds of a narrower version of the table's network: as measured before, else measured now and remembered. What
@@ -107,8 +106,8 @@ impl LatencyTable {
         if let Some(known) = self.candidates.iter().find(|candidate| candidate.widths == widths) {
             return Ok(known.ns);
         }
-        let config = self.setting.engine();
-        let calibration = match self.setting.precision {
+        let config = self.identity.engine();
+        let calibration = match self.identity.precision {
             Precision::F32 => None,
             Precision::Int8 => Some(measure::calibrate(graph, params.clone(), config)?),
         };
@@ -147,7 +146,7 @@ mod tests {
     fn table(done: &mut dyn FnMut(f64) -> Result<()>) -> Result<LatencyTable> {
         let graph = network();
         let groups = ChannelGroups::new(&graph, Scope::Inner);
-        LatencyTable::measure(&graph, &groups, Setting::here(&graph, Precision::F32, Scope::Inner), done)
+        LatencyTable::measure(&graph, &groups, TableIdentity::here(&graph, Precision::F32, Scope::Inner), done)
     }
 
     #[test]
@@ -161,18 +160,18 @@ mod tests {
         })
         .unwrap();
         assert!(parts.is_sorted() && parts.last() == Some(&1.0), "{parts:?}");
-        assert_eq!(LatencyTable::load(&path, &table.setting).unwrap(), None);
+        assert_eq!(LatencyTable::load(&path, &table.identity).unwrap(), None);
         table.save(&path).unwrap();
-        assert_eq!(LatencyTable::load(&path, &table.setting).unwrap().as_ref(), Some(&table));
-        let here = table.setting.clone();
+        assert_eq!(LatencyTable::load(&path, &table.identity).unwrap().as_ref(), Some(&table));
+        let here = table.identity.clone();
         for other in [
-            Setting { device: "another board".into(), ..here.clone() },
-            Setting { isa: "another".into(), ..here.clone() },
-            Setting { threads: here.threads + 1, ..here.clone() },
-            Setting { precision: Precision::Int8, ..here.clone() },
-            Setting { version: "0.0.0".into(), ..here.clone() },
-            Setting { graph_sha256: String::new(), ..here.clone() },
-            Setting { scope: Scope::All, ..here.clone() },
+            TableIdentity { device: "another board".into(), ..here.clone() },
+            TableIdentity { isa: "another".into(), ..here.clone() },
+            TableIdentity { threads: here.threads + 1, ..here.clone() },
+            TableIdentity { precision: Precision::Int8, ..here.clone() },
+            TableIdentity { version: "0.0.0".into(), ..here.clone() },
+            TableIdentity { graph_sha256: String::new(), ..here.clone() },
+            TableIdentity { scope: Scope::All, ..here.clone() },
         ] {
             assert_eq!(LatencyTable::load(&path, &other).unwrap(), None, "{other:?}");
             assert_ne!(default_path(&other), default_path(&here), "{other:?}");
@@ -191,8 +190,8 @@ mod tests {
     #[test]
     fn a_candidate_is_measured_once() {
         let graph = network();
-        let setting = Setting::here(&graph, Precision::F32, Scope::Inner);
-        let mut table = LatencyTable { setting, networks: Vec::new(), candidates: Vec::new() };
+        let identity = TableIdentity::here(&graph, Precision::F32, Scope::Inner);
+        let mut table = LatencyTable { identity, networks: Vec::new(), candidates: Vec::new() };
         let params = random_params(&graph, &mut Rng::new(1));
         let ns = table.candidate(&graph, &params, 1_000_000).unwrap();
         assert!(ns > 100 && ns < 100_000_000, "{ns}");
@@ -205,8 +204,8 @@ mod tests {
     fn eight_bits_are_timed_too() {
         let graph = network();
         let groups = ChannelGroups::new(&graph, Scope::Inner);
-        let setting = Setting::here(&graph, Precision::Int8, Scope::Inner);
-        let table = LatencyTable::measure(&graph, &groups, setting, &mut |_| Ok(())).unwrap();
+        let identity = TableIdentity::here(&graph, Precision::Int8, Scope::Inner);
+        let table = LatencyTable::measure(&graph, &groups, identity, &mut |_| Ok(())).unwrap();
         assert!(table.model(&graph).unwrap().nanoseconds(&graph) > 0);
     }
 }

@@ -8,7 +8,7 @@ use super::*;
 use crate::arch::{self, ArchOptions};
 use crate::graph::testing::random_graph;
 use crate::graph::{Conv2d, GraphBuilder, Scope};
-use crate::prune::latency::{Blocks, TimedLayer, TimedNetwork};
+use crate::prune::latency::{TimedLayer, TimedNetwork};
 use crate::rng::Rng;
 
 fn network(name: &str) -> Graph {
@@ -184,7 +184,7 @@ fn latency_model(graph: &Graph, groups: &ChannelGroups) -> LatencyModel {
         TimedNetwork { ns: layers.iter().map(|l| l.ns).sum(), layers }
     };
     let networks: Vec<TimedNetwork> = [2.0, 1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2].map(&mut timed).into();
-    LatencyModel::fit(graph, &networks, Blocks { wide: 32, narrow: 8 }).unwrap()
+    LatencyModel::fit(graph, &networks, [8, 16]).unwrap()
 }
 
 proptest! {
