@@ -76,10 +76,9 @@ impl<'a> MaskPhase<'a> {
         })
     }
 
-    /// The trained weights and which entries stay.
-    pub fn finish(mut self) -> Result<(Params, Vec<bool>)> {
-        let keep = self.admm.harden(self.selector)?;
-        Ok((self.trainee.student.snapshot()?, keep))
+    /// The trained weights, and the mask to harden.
+    pub fn finish(self) -> Result<(Params, Admm)> {
+        Ok((self.trainee.student.snapshot()?, self.admm))
     }
 
     /// The soft mask, with gradient into the adversary's logits.

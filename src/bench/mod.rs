@@ -10,7 +10,6 @@ mod measure;
 mod page;
 mod random;
 mod row;
-mod stats;
 mod training;
 
 pub use baseline::{Baseline, Comparison};
@@ -20,5 +19,4 @@ pub use measure::{Case, Limits, Measured, Subject, measure};
 pub use page::page;
 pub use random::{narrowed, random_params};
 pub use row::{Row, table};
-pub use stats::Stats;
 pub use training::{TrainingSpeed, training_speed};
