@@ -9,7 +9,7 @@ use super::checkpoint::{Checkpoint, RunIdentity, Sections};
 use super::drive::{Driver, Loaders, Steps};
 use super::finetune_phase::FineTunePhase;
 use super::gate::{Expect, Verdict};
-use super::latency::{LatencyTable, TableIdentity};
+use super::latency::{LatencyTable, TableIdentity, is_disturbed};
 use super::mask_phase::MaskPhase;
 use super::observer::{Observer, Phase};
 use super::pass::{Answers, Network, estimate_statistics};
@@ -319,6 +319,10 @@ impl<'a> Stages<'a> {
             let measured = table.candidate(&graph, &params, predicted)?;
             let [ms, predicted_ms] = [measured, predicted].map(|ns| ns as f64 / 1e6);
             log::info!("latency budget_ms={goal_ms:.3} predicted_ms={predicted_ms:.3} measured_ms={ms:.3}");
+            if is_disturbed(measured, predicted) {
+                log::warn!("other work disturbs the measurement, so the prediction stands");
+                break;
+            }
             let miss = (ms / (AIM * goal_ms) - 1.0).abs();
             if miss < best.0 {
                 best = (miss, keep.clone());
