@@ -31,8 +31,8 @@ fn networks(c: &mut Criterion) -> Result<()> {
                     // Compiled when the filter lets it through, and once.
                     let mut timed = None;
                     group.bench_function(BenchmarkId::new(precision.to_string(), threads), |b| {
-                        let timed =
-                            timed.get_or_insert_with(|| Timed::compile(&graph, precision, threads).expect("it compiles"));
+                        let timed = timed
+                            .get_or_insert_with(|| Timed::compile(&graph, precision, threads).expect("it compiles"));
                         b.iter_custom(|runs| timed.answer(runs).expect("it answers"));
                     });
                 }

@@ -6,12 +6,14 @@
 
 mod cache;
 mod measure;
+mod search;
 
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
 pub use cache::default_path;
+pub(super) use search::{CANDIDATES, Search};
 
 use crate::Result;
 use crate::engine::{EngineConfig, Isa, Precision};
