@@ -7,6 +7,7 @@
 pub mod adapt;
 pub mod arch;
 pub mod bench;
+pub mod board;
 pub mod cli;
 pub mod data;
 pub mod engine;

@@ -1,6 +1,6 @@
 //! The results as one page.
 
-use super::board::Board;
+use crate::board::Board;
 use super::row::Row;
 use crate::plot::{Bar, Page, bar_chart, number};
 

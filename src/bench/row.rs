@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::board::Board;
+use crate::board::Board;
 use super::cold_start::ColdStart;
 use super::measure::{Case, Measured, Subject};
 use crate::engine::{Precision, StepProfile};

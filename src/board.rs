@@ -74,6 +74,13 @@ impl Board {
     }
 }
 
+/// Resident memory of this process in bytes; `None` where the system does not tell.
+pub fn resident_bytes() -> Option<u64> {
+    let status = fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
+    Some(line.trim().trim_end_matches(" kB").trim().parse::<u64>().ok()? * 1024)
+}
+
 /// Sub-folders named `prefix` and a number.
 fn folders(path: &Path, prefix: &str) -> Vec<String> {
     let entries = fs::read_dir(path).into_iter().flatten().flatten();
@@ -158,6 +165,13 @@ mod tests {
         let board = board(&[]);
         assert_eq!((&board.name, board.celsius, board.mhz, board.throttled), (&None, None, None, None));
         assert_eq!(warnings(&board, &board), Vec::<String>::new());
+    }
+
+    #[test]
+    fn memory_is_that_of_this_process() {
+        let held = vec![1u8; 64 << 20];
+        let with = resident_bytes().unwrap();
+        assert!(with >= 64 << 20 && std::hint::black_box(&held).len() == 64 << 20, "{with}");
     }
 
     #[test]
