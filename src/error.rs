@@ -36,6 +36,14 @@ pub enum Error {
         /// The tensor or metadata key, expected and found.
         reason: String,
     },
+    /// Something the model store wrote is not what it was: activate another version, or publish it again.
+    #[error("{path}: {reason}", path = path.display())]
+    Damaged {
+        /// The stored file or folder.
+        path: PathBuf,
+        /// Expected and found.
+        reason: String,
+    },
     /// Shapes that do not fit together in a graph or a tensor operation.
     #[error("{0}")]
     Shape(String),
@@ -73,6 +81,11 @@ impl Error {
     /// An [`Error::Weights`] for `path`.
     pub fn weights(path: impl AsRef<Path>, reason: impl Into<String>) -> Self {
         Self::Weights { path: path.as_ref().to_path_buf(), reason: reason.into() }
+    }
+
+    /// An [`Error::Damaged`] for `path`.
+    pub fn damaged(path: impl AsRef<Path>, reason: impl Into<String>) -> Self {
+        Self::Damaged { path: path.as_ref().to_path_buf(), reason: reason.into() }
     }
 
     /// An [`Error::Data`] for `path`.

@@ -9,13 +9,7 @@ use super::{ModelInfo, Params};
 use crate::Result;
 use crate::engine::Calibration;
 use crate::graph::Graph;
-use crate::weights;
-
-/// Metadata key of a [`Provenance`], as JSON.
-pub(super) const PROVENANCE_KEY: &str = "secateur.provenance";
-
-/// Metadata key of a [`Calibration`], as JSON.
-pub(super) const INT8_KEY: &str = "secateur.int8";
+use crate::weights::{self, INT8_KEY, PROVENANCE_KEY};
 
 /// Where a compact model comes from. Holds nothing that differs between two runs of one seed.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

@@ -4,13 +4,13 @@ use std::path::Path;
 
 use candle_core::Device;
 
-use super::compact::{INT8_KEY, PROVENANCE_KEY, metadata};
+use super::compact::metadata;
 use super::{ModelInfo, Params, Provenance};
 use crate::arch::{self, ArchOptions};
 use crate::data::{Interpolation, Preprocess};
 use crate::engine::Calibration;
 use crate::graph::Graph;
-use crate::weights::{self, ModelDescription, TensorFile};
+use crate::weights::{self, INT8_KEY, ModelDescription, PROVENANCE_KEY, TensorFile};
 use crate::{Error, Result};
 
 /// A validated, frozen network. A student file loads as a teacher too, so adaptation can be repeated.

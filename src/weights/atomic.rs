@@ -25,6 +25,23 @@ pub fn write_bytes_atomic(path: impl AsRef<Path>, bytes: &[u8]) -> Result<()> {
     pending.commit()
 }
 
+/// Makes what was created, renamed or removed in `folder` durable.
+///
+/// # Errors
+/// [`Error::Io`] with `folder`.
+pub fn sync_folder(folder: impl AsRef<Path>) -> Result<()> {
+    let folder = folder.as_ref();
+    flush_folder(folder).map_err(|e| Error::io("sync", folder, e))
+}
+
+fn flush_folder(folder: &Path) -> io::Result<()> {
+    match File::open(folder)?.sync_all() {
+        // Some network and FUSE file systems have no fsync for folders.
+        Err(e) if matches!(e.kind(), ErrorKind::InvalidInput | ErrorKind::Unsupported) => Ok(()),
+        result => result,
+    }
+}
+
 /// A file being written under a temporary name; dropped without [`PendingFile::commit`], it is removed.
 ///
 /// The writer holds a lock on it, which tells a file in use from one that a crash left behind.
@@ -81,11 +98,7 @@ impl PendingFile {
         writer.get_ref().sync_all()?;
         fs::rename(&self.temporary, &self.target)?;
         self.writer = None;
-        match File::open(&self.folder)?.sync_all() {
-            // Some network and FUSE file systems have no fsync for folders.
-            Err(e) if matches!(e.kind(), ErrorKind::InvalidInput | ErrorKind::Unsupported) => Ok(()),
-            result => result,
-        }
+        flush_folder(&self.folder)
     }
 }
 

@@ -15,6 +15,11 @@ const FILTERS: [&str; 6] = ["nearest", "bilinear", "bicubic", "lanczos", "box", 
 /// Larger images are a mistake in the file.
 const MAX_IMAGE_SIDE: usize = 16_384;
 
+/// Metadata key of what a compact model was made from, as JSON.
+pub const PROVENANCE_KEY: &str = "secateur.provenance";
+/// Metadata key of what 8-bit inference needs, as JSON.
+pub const INT8_KEY: &str = "secateur.int8";
+
 /// What a model's files and flags say about it; `None` where nobody said anything.
 ///
 /// Numbers are on the scale of pixel values divided by 255.

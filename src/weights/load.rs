@@ -23,17 +23,31 @@ pub type ParamTensors = BTreeMap<String, Tensor>;
 /// [`crate::Error::Tensor`] if the device refuses a tensor.
 pub fn load_params(file: &TensorFile, graph: &Graph, device: &Device) -> Result<ParamTensors> {
     let mut params = ParamTensors::new();
-    for Match { spec, source } in match_params(file, graph)? {
-        let values = file.read_f32(&source)?;
-        if spec.kind == ParamKind::RunningVar
-            && let Some(index) = values.iter().position(|&v| v < 0.0)
-        {
-            let reason = format!("expected variances of at least 0, got {} at index {index}", values[index]);
-            return Err(file.fault(&source, reason));
-        }
-        params.insert(spec.name, Tensor::from_vec(values, spec.shape, device)?);
+    for found in match_params(file, graph)? {
+        let values = read(file, &found)?;
+        params.insert(found.spec.name, Tensor::from_vec(values, found.spec.shape, device)?);
     }
     Ok(params)
+}
+
+/// Checks what [`load_params`] checks, with one tensor in memory at a time.
+///
+/// # Errors
+/// As [`load_params`].
+pub fn check_params(file: &TensorFile, graph: &Graph) -> Result<()> {
+    match_params(file, graph)?.iter().try_for_each(|found| read(file, found).map(drop))
+}
+
+/// The values of one parameter, which must be possible ones.
+fn read(file: &TensorFile, Match { spec, source }: &Match) -> Result<Vec<f32>> {
+    let values = file.read_f32(source)?;
+    match values.iter().position(|&v| v < 0.0) {
+        Some(index) if spec.kind == ParamKind::RunningVar => {
+            let reason = format!("expected variances of at least 0, got {} at index {index}", values[index]);
+            Err(file.fault(source, reason))
+        }
+        _ => Ok(values),
+    }
 }
 
 #[cfg(test)]
@@ -47,11 +61,19 @@ mod tests {
         graph.params().map(|spec| (spec.name, ones(spec.shape))).collect()
     }
 
-    fn load(tensors: &ParamTensors, graph: &Graph) -> Result<ParamTensors> {
+    fn written(tensors: &ParamTensors) -> TensorFile {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("t.safetensors");
         write_atomic(&path, tensors, &BTreeMap::new()).unwrap();
-        load_params(&TensorFile::open(&path).unwrap(), graph, &Device::Cpu)
+        TensorFile::open(&path).unwrap()
+    }
+
+    fn load(tensors: &ParamTensors, graph: &Graph) -> Result<ParamTensors> {
+        load_params(&written(tensors), graph, &Device::Cpu)
+    }
+
+    fn check(tensors: &ParamTensors, graph: &Graph) -> Result<()> {
+        check_params(&written(tensors), graph)
     }
 
     fn reason(tensors: &ParamTensors, graph: &Graph) -> String {
@@ -140,9 +162,11 @@ mod tests {
             tensors.insert(name.into(), Tensor::new(&[1.0, 1.0, value, 1.0], &Device::Cpu).unwrap());
             let got = reason(&tensors, &graph);
             assert!(got.contains(expected), "{got}");
+            assert!(check(&tensors, &graph).unwrap_err().to_string().contains(expected));
         }
         let mut tensors = params(&graph);
         tensors.insert("bn1.running_mean".into(), Tensor::new(&[-1_f32, 0.0, 0.0, 0.0], &Device::Cpu).unwrap());
         load(&tensors, &graph).unwrap();
+        check(&tensors, &graph).unwrap();
     }
 }

@@ -30,10 +30,10 @@ pub(crate) mod test_support;
 mod validate;
 mod write;
 
-pub use atomic::write_bytes_atomic;
+pub use atomic::{sync_folder, write_bytes_atomic};
 pub use config::resolve;
-pub use describe::ModelDescription;
+pub use describe::{INT8_KEY, ModelDescription, PROVENANCE_KEY};
 pub use digest::{sha256, sha256_file};
 pub use file::TensorFile;
-pub use load::{ParamTensors, load_params};
+pub use load::{ParamTensors, check_params, load_params};
 pub use write::write_atomic;
