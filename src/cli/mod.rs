@@ -10,6 +10,7 @@ mod export;
 mod inspect;
 mod model_args;
 mod model_source;
+mod models;
 mod output;
 mod predict;
 mod progress;
@@ -55,6 +56,8 @@ enum Command {
     Quantize(quantize::QuantizeArgs),
     /// Write a model for other runtimes, as ONNX
     Export(export::ExportArgs),
+    /// Keep versions of models in a store: publish, activate, roll back, verify
+    Models(models::ModelsArgs),
     /// Measure latency, throughput and memory of models on this board
     Bench(Box<bench::BenchArgs>),
     /// Serve models over HTTP, in the Open Inference Protocol
@@ -80,6 +83,7 @@ impl Cli {
             Command::Inspect(args) => args.run(),
             Command::Quantize(args) => args.run(),
             Command::Export(args) => args.run(),
+            Command::Models(args) => args.run(),
             Command::Bench(args) => args.run(),
             Command::Serve(args) => args.run(release_memory),
             Command::Config(args) => args.run(),

@@ -2,6 +2,8 @@
 //!
 //! ```text
 //! ROOT/.lock                     held while the store is changed
+//! ROOT/.incoming-…               a version being written
+//! ROOT/.removed-…                a version being removed
 //! ROOT/NAME/active               {"version": 3, "earlier": [2, 1]}
 //! ROOT/NAME/last                 the highest number ever given
 //! ROOT/NAME/3/model.safetensors
@@ -9,8 +11,8 @@
 //! ```
 //!
 //! A reader needs no lock: what it sees under a number is a whole version, and the pointer is the old or the new one.
-//! Names that begin with a dot are unfinished or on their way out, and are removed when the store is next opened;
-//! other files and folders are left alone. What a model computes is not known here, and nothing is ever loaded.
+//! What a crash leaves unfinished is removed when the store is next opened; foreign files and folders are left alone.
+//! What a model computes is not known here: versions are checked, never run.
 
 mod disk;
 mod lock;
@@ -177,17 +179,27 @@ impl Store {
         Lock::take(&self.lock_path(), PATIENCE)
     }
 
+    /// The error for a model that does not exist, saying which ones do.
+    pub fn unknown_model(&self, name: &ModelName) -> Error {
+        let models = self.models().unwrap_or_default();
+        Error::Usage(format!("{}: no model {name}, there are: {}", self.root.display(), listed(&models)))
+    }
+
     /// The error for a version that does not exist, saying which ones do.
     fn unknown(&self, name: &ModelName, version: Version) -> Error {
-        let list = |items: Vec<String>| if items.is_empty() { "none".to_string() } else { items.join(", ") };
-        let versions = self.numbers(name).unwrap_or_default();
-        Error::Usage(if versions.is_empty() {
-            let models = self.models().unwrap_or_default();
-            let models = list(models.iter().map(ModelName::to_string).collect());
-            format!("{}: no model {name}, there are: {models}", self.root.display())
-        } else {
-            let versions = list(versions.iter().map(Version::to_string).collect());
-            format!("{name}: no version {version}, there are: {versions}")
-        })
+        match self.numbers(name).unwrap_or_default().as_slice() {
+            [] => self.unknown_model(name),
+            versions => Error::Usage(format!("{name}: no version {version}, there are: {}", listed(versions))),
+        }
     }
 }
+
+fn listed(items: &[impl ToString]) -> String {
+    match items {
+        [] => "none".to_string(),
+        items => items.iter().map(ToString::to_string).collect::<Vec<_>>().join(", "),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -30,11 +30,9 @@ impl Store {
     pub fn publish(&self, name: &ModelName, file: &Path) -> Result<Version> {
         // Says what it is instead, before a large something is copied.
         drop(TensorFile::open(file)?);
-        let folder = self.folder(name);
         let staging = {
             let _lock = self.lock()?;
-            create_folder(&folder)?;
-            Staging::create(&folder)?
+            Staging::create(&self.root)?
         };
         staging.copy(file)?;
         let model = staging.path.join(MODEL);
@@ -46,11 +44,15 @@ impl Store {
         let sha256 = sha256_file(&model)?;
 
         let _lock = self.lock()?;
+        let folder = self.folder(name);
+        create_folder(&folder)?;
         let version = self.next_number(name)?;
         let manifest = Manifest::new((name, version), summary, (bytes, sha256));
         write_bytes_atomic(staging.path.join(MANIFEST), &manifest.to_bytes())?;
         write_bytes_atomic(folder.join(LAST), format!("{version}\n").as_bytes())?;
         staging.publish(&folder.join(version.to_string()))?;
+        sync_folder(&folder)?;
+        sync_folder(&self.root)?;
         log::info!("version published model={name} version={version} bytes={bytes} sha256={}", manifest.model_sha256);
         Ok(version)
     }
@@ -90,11 +92,11 @@ struct Staging {
 }
 
 impl Staging {
-    fn create(folder: &Path) -> Result<Self> {
+    fn create(root: &Path) -> Result<Self> {
         static NEXT: AtomicU64 = AtomicU64::new(0);
         let path = loop {
             let unique = format!("{INCOMING}{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
-            let path = folder.join(unique);
+            let path = root.join(unique);
             match fs::create_dir(&path) {
                 // Of a process that had the same number, and in a container perhaps still has.
                 Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
@@ -130,8 +132,7 @@ impl Staging {
 
     /// Gives the folder its name. Its content is durable since the manifest was written.
     fn publish(self, target: &Path) -> Result<()> {
-        fs::rename(&self.path, target).map_err(|e| Error::io("rename to", target, e))?;
-        target.parent().map_or(Ok(()), sync_folder)
+        fs::rename(&self.path, target).map_err(|e| Error::io("rename to", target, e))
     }
 }
 

@@ -14,6 +14,21 @@ impl Store {
         Ok(Pointer::read(&self.folder(name))?.map(|pointer| pointer.version))
     }
 
+    /// Checks that the pointer can be read and that the version it names exists. A model of which no version was
+    /// ever activated is right, too.
+    ///
+    /// # Errors
+    /// [`Error::Damaged`] or [`Error::Io`] naming the pointer.
+    pub fn verify_active(&self, name: &ModelName) -> Result<()> {
+        match self.active(name)? {
+            Some(version) if !self.numbers(name)?.contains(&version) => {
+                let path = Pointer::path(&self.folder(name));
+                Err(Error::damaged(path, format!("the active version {version} is gone")))
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// Makes `version` the active one, after its digest was checked. The one before is remembered for
     /// [`Store::rollback`].
     ///
