@@ -4,7 +4,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use axum::body::Body;
-use axum::extract::{Query, State};
+use axum::extract::{FromRequestParts, Query, State};
+use axum::http::request::Parts;
 use axum::http::{HeaderMap, header};
 use axum::response::Response;
 use bytes::Bytes;
@@ -48,9 +49,18 @@ pub(super) struct Options {
     top: Option<String>,
 }
 
+impl FromRequestParts<Arc<App>> for Options {
+    type Rejection = Refusal;
+
+    async fn from_request_parts(parts: &mut Parts, app: &Arc<App>) -> Result<Self, Refusal> {
+        let options = Query::<Self>::from_request_parts(parts, app).await;
+        options.map(|Query(options)| options).map_err(|e| Refusal::new(Code::InvalidParameter, format!("query: {e}")))
+    }
+}
+
 pub(super) async fn classify(
     State(app): State<Arc<App>>,
-    Query(options): Query<Options>,
+    options: Options,
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, Refusal> {

@@ -1,11 +1,11 @@
 //! `POST /v2/models/{model}/infer`.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use axum::body::Body;
-use axum::extract::{Path, State};
+use axum::extract::{FromRequestParts, Path, State};
+use axum::http::request::Parts;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, header};
 use axum::response::{IntoResponse, Response};
 
@@ -18,13 +18,25 @@ use crate::serve::protocol::{Answer, InferRequest, ModelMetadata, Wanted};
 /// Says how many bytes of JSON stand in front of binary tensors.
 const JSON_LENGTH: HeaderName = HeaderName::from_static("inference-header-content-length");
 
-/// The segments of a path: `model` and perhaps `version`.
-pub(super) type Named = Path<BTreeMap<String, String>>;
+/// The model and perhaps the version that a path names.
+#[derive(Debug, serde::Deserialize)]
+pub(super) struct Named {
+    pub model: String,
+    version: Option<String>,
+}
+
+impl FromRequestParts<Arc<App>> for Named {
+    type Rejection = Refusal;
+
+    async fn from_request_parts(parts: &mut Parts, app: &Arc<App>) -> Result<Self, Refusal> {
+        let named = Path::<Self>::from_request_parts(parts, app).await;
+        named.map(|Path(named)| named).map_err(|e| Refusal::new(Code::Malformed, format!("path: {e}")))
+    }
+}
 
 /// The version that a path names.
-pub(super) fn find(app: &App, Path(named): &Named) -> Result<Arc<Served>, Refusal> {
-    let name = named.get("model").map_or("", String::as_str);
-    app.served(name, named.get("version").map(String::as_str))
+pub(super) fn find(app: &App, named: &Named) -> Result<Arc<Served>, Refusal> {
+    app.served(&named.model, named.version.as_deref())
 }
 
 pub(super) async fn metadata(State(app): State<Arc<App>>, named: Named) -> Result<Response, Refusal> {

@@ -6,8 +6,7 @@ use axum::body::Body;
 use axum::extract::State;
 use axum::http::HeaderMap;
 use axum::response::Response;
-use serde::Deserialize;
-use serde_json::json;
+use serde_json::{Map, Value, json};
 
 use super::infer::Named;
 use super::response::json_response;
@@ -17,23 +16,27 @@ use crate::serve::error::{Code, Refusal};
 use crate::serve::models::Repository;
 use crate::store::ModelName;
 
-#[derive(Debug, Default, Deserialize)]
-struct Filter {
-    #[serde(default)]
-    ready: bool,
-}
-
 pub(super) async fn index(State(app): State<Arc<App>>, headers: HeaderMap, body: Body) -> Result<Response, Refusal> {
     let held = app.read(&headers, body).await?;
-    let filter: Filter = if held.bytes.is_empty() {
-        Filter::default()
-    } else {
-        serde_json::from_slice(&held.bytes)
-            .map_err(|e| Refusal::new(Code::Malformed, format!("expected {{\"ready\": true}} or nothing: {e}")))?
-    };
+    let ready_only = ready_only(&held.bytes)?;
     let mut entries = beside_requests(&app, |repository| repository.index().map_err(|e| refused(&e))).await?;
-    entries.retain(|entry| !filter.ready || entry.state == "READY");
+    entries.retain(|entry| !ready_only || entry.state == "READY");
     Ok(json_response(&entries))
+}
+
+/// What the body asks for: `{"ready": true}` for models that answer, everything otherwise.
+fn ready_only(body: &[u8]) -> Result<bool, Refusal> {
+    let malformed =
+        |what: String| Refusal::new(Code::Malformed, format!("expected {{\"ready\": true}} or nothing, got {what}"));
+    if body.is_empty() {
+        return Ok(false);
+    }
+    let options: Map<String, Value> = serde_json::from_slice(body).map_err(|e| malformed(e.to_string()))?;
+    match options.get("ready") {
+        None => Ok(false),
+        Some(Value::Bool(ready)) => Ok(*ready),
+        Some(other) => Err(malformed(format!("ready: {other}"))),
+    }
 }
 
 /// What a client sends along has no meaning here: the store says which version is active.
@@ -68,7 +71,7 @@ pub(super) async fn unload(
 }
 
 fn model_name(named: &Named) -> Result<ModelName, Refusal> {
-    let name = named.get("model").map_or("", String::as_str);
+    let name = named.model.as_str();
     let unknown = |_| Refusal::new(Code::ModelNotFound, format!("no model {:?}", shortened(name)));
     name.parse().map_err(unknown)
 }

@@ -79,3 +79,37 @@ async fn other_methods(uri: Uri) -> Refusal {
 async fn openapi() -> Response {
     ([(header::CONTENT_TYPE, HeaderValue::from_static("application/json"))], OPENAPI).into_response()
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use serde_json::Value;
+
+    use super::*;
+
+    fn description() -> Value {
+        serde_json::from_str(OPENAPI).unwrap()
+    }
+
+    #[test]
+    fn the_description_has_every_route_and_no_other() {
+        let description = description();
+        let described: BTreeSet<&str> = description["paths"].as_object().unwrap().keys().map(String::as_str).collect();
+        let served: BTreeSet<&str> = open()
+            .iter()
+            .map(|r| r.0)
+            .chain(plain().iter().map(|r| r.0))
+            .chain(control().iter().map(|r| r.0))
+            .collect();
+        assert_eq!(described, served);
+    }
+
+    #[test]
+    fn the_description_has_every_code() {
+        let description = description();
+        let described = description["components"]["schemas"]["Error"]["properties"]["code"]["enum"].as_array().unwrap();
+        let described: BTreeSet<&str> = described.iter().map(|code| code.as_str().unwrap()).collect();
+        assert_eq!(described, Code::ALL.iter().map(|code| code.name_and_status().0).collect());
+    }
+}

@@ -4,6 +4,8 @@ mod queue;
 mod registry;
 mod repository;
 mod served;
+#[cfg(test)]
+mod testing;
 mod worker;
 
 pub use queue::Reply;
