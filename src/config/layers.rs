@@ -11,17 +11,22 @@ use crate::{Error, Result};
 /// What the names of overriding environment variables begin with; `__` stands between section and key.
 const PREFIX: &str = "SECATEUR_";
 
-/// The settings so far: sections of keys, all of which are known from the start.
+/// The settings so far: sections of keys, all of which are known from the start, and what they mean.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Layers(Table);
+pub struct Layers<T> {
+    table: Table,
+    meaning: T,
+}
 
-impl Layers {
+impl<T: DeserializeOwned> Layers<T> {
     /// Begins with the documented defaults.
     ///
     /// # Errors
-    /// [`Error::Config`] if `text` is not TOML.
+    /// [`Error::Config`] if `text` is not TOML, or not all of a `T`.
     pub fn new(text: &str) -> Result<Self> {
-        Ok(Self(parse("defaults", text)?))
+        let table = parse("defaults", text)?;
+        let meaning = understood(&table).map_err(|what| Error::Config(format!("defaults: {what}")))?;
+        Ok(Self { table, meaning })
     }
 
     /// Overrides by what stands in a file.
@@ -76,17 +81,15 @@ impl Layers {
         })
     }
 
-    /// The settings as `T`.
-    ///
-    /// # Errors
-    /// [`Error::Config`] naming the value that does not fit.
-    pub fn finish<T: DeserializeOwned>(self) -> Result<T> {
-        self.0.try_into().map_err(|e: toml::de::Error| Error::Config(format!("configuration: {}", on_one_line(&e))))
+    /// What the settings mean.
+    pub fn finish(self) -> T {
+        self.meaning
     }
 
     fn section(&mut self, origin: &str, name: &str) -> Result<&mut Table> {
-        let unknown = unknown(origin, &format!("section [{name}]"), nearest(name, self.0.keys().map(String::as_str)));
-        self.0.get_mut(name).and_then(Value::as_table_mut).ok_or(unknown)
+        let unknown =
+            unknown(origin, &format!("section [{name}]"), nearest(name, self.table.keys().map(String::as_str)));
+        self.table.get_mut(name).and_then(Value::as_table_mut).ok_or(unknown)
     }
 
     fn replace(
@@ -105,8 +108,15 @@ impl Layers {
             return Err(Error::Config(format!("{origin}: {section}.{key}: expected {want}, got {got}")));
         }
         *old = new;
+        // At once, so that the error can name where the value comes from.
+        let what = |what| Error::Config(format!("{origin}: {section}.{key}: {what}"));
+        self.meaning = understood(&self.table).map_err(what)?;
         Ok(())
     }
+}
+
+fn understood<T: DeserializeOwned>(table: &Table) -> Result<T, String> {
+    table.clone().try_into().map_err(|e: toml::de::Error| on_one_line(&e))
 }
 
 fn unknown(origin: &str, what: &str, nearest: Option<&str>) -> Error {

@@ -12,7 +12,7 @@ use std::path::Path;
 
 use serde::Deserialize;
 
-pub use layers::Layers;
+use layers::Layers;
 
 use crate::serve::ServeConfig;
 use crate::{Error, Result};
@@ -44,7 +44,7 @@ impl Config {
         environment: impl IntoIterator<Item = (OsString, OsString)>,
         flags: impl IntoIterator<Item = (String, String)>,
     ) -> Result<Self> {
-        let mut layers = Layers::new(&Self::documented())?;
+        let mut layers = Layers::<Self>::new(&Self::documented())?;
         if let Some(path) = file {
             let text = fs::read_to_string(path).map_err(|e| Error::io("read", path, e))?;
             layers.add_file(&path.display().to_string(), &text)?;
@@ -53,7 +53,7 @@ impl Config {
         for (key, value) in flags {
             layers.set("command line", &key, &value)?;
         }
-        let config: Self = layers.finish()?;
+        let config = layers.finish();
         config.serve.validate()?;
         Ok(config)
     }

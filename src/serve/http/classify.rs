@@ -13,7 +13,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::body::beside;
-use super::infer::answered;
+use super::infer::{SERVER_TIMING, answered, timing};
 use super::response::json_response;
 use super::{App, shortened};
 use crate::data::Image;
@@ -83,12 +83,12 @@ pub(super) async fn classify(
     })
     .await?;
     let ranked = rank(&reply.logits, top);
-    let ms = |time: Duration| (time.as_secs_f64() * 1e6).round() / 1e3;
     let classes: Vec<Value> = ranked.iter().map(|&(class, probability)| named(&served, class, probability)).collect();
-    let response = json_response(&json!({
+    let answer = json!({
         "model": served.name.as_str(), "version": served.version.to_string(), "classes": classes,
-        "queue_ms": ms(reply.queue), "compute_ms": ms(reply.compute),
-    }));
+    });
+    let mut response = json_response(&answer);
+    response.headers_mut().insert(SERVER_TIMING, timing(&reply));
     if let Some(hook) = &app.on_image {
         hook(SeenImage { bytes: file, model: served.name.clone(), version: served.version, ranked });
     }

@@ -18,6 +18,9 @@ use crate::serve::protocol::{Answer, InferRequest, ModelMetadata, Wanted};
 /// Says how many bytes of JSON stand in front of binary tensors.
 const JSON_LENGTH: HeaderName = HeaderName::from_static("inference-header-content-length");
 
+/// Where the time of an answer went, in the standard form that browsers show.
+pub(super) const SERVER_TIMING: HeaderName = HeaderName::from_static("server-timing");
+
 /// The model and perhaps the version that a path names.
 #[derive(Debug, serde::Deserialize)]
 pub(super) struct Named {
@@ -113,8 +116,17 @@ fn encoded(request: &InferRequest, served: &Served, reply: &Reply) -> Response {
     let content_type = if binary { "application/octet-stream" } else { "application/json" };
     let mut response = encoded.body.into_response();
     response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
+    response.headers_mut().insert(SERVER_TIMING, timing(reply));
     if let Some(length) = encoded.json_length {
         response.headers_mut().insert(JSON_LENGTH, HeaderValue::from(length));
     }
     response
+}
+
+/// How long the request waited and was computed, in milliseconds.
+pub(super) fn timing(reply: &Reply) -> HeaderValue {
+    let [queue, compute] = [reply.queue, reply.compute].map(|time| time.as_secs_f64() * 1e3);
+    // Digits and points are always a header's value.
+    HeaderValue::try_from(format!("queue;dur={queue:.3}, compute;dur={compute:.3}"))
+        .unwrap_or_else(|_| HeaderValue::from_static(""))
 }

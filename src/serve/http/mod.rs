@@ -25,6 +25,7 @@ use super::config::ServeConfig;
 use super::error::{Code, Refusal};
 use super::metrics::Metrics;
 use super::models::{Repository, Served};
+use super::net::Tls;
 use crate::Result;
 use crate::store::Version;
 
@@ -59,16 +60,21 @@ pub struct App {
 pub struct Live {
     pub config: ServeConfig,
     pub token: Option<Token>,
+    pub tls: Option<Tls>,
 }
 
 impl Live {
     /// Reads the files that `config` names.
     ///
     /// # Errors
-    /// Those of [`Token::read`].
+    /// Those of [`Token::read`] and [`Tls::read`].
     pub fn new(config: ServeConfig) -> Result<Self> {
         let token = config.token_file.as_ref().map(|path| Token::read(path.as_ref() as &Path)).transpose()?;
-        Ok(Self { config, token })
+        let tls = match (&config.tls_certificate, &config.tls_key) {
+            (Some(certificate), Some(key)) => Some(Tls::read(certificate.as_ref(), key.as_ref())?),
+            _ => None,
+        };
+        Ok(Self { config, token, tls })
     }
 }
 

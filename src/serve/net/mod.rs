@@ -3,6 +3,7 @@
 mod connections;
 mod listener;
 mod patient;
+mod tls;
 
 use std::convert::Infallible;
 use std::fmt;
@@ -19,12 +20,15 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpStream;
 use tokio::sync::{mpsc, watch};
 use tower_service::Service;
 
 use connections::{Connections, Place};
+use listener::Stream;
 pub use listener::{Listener, bind};
 use patient::Patient;
+pub use tls::Tls;
 
 use super::http::App;
 
@@ -120,10 +124,26 @@ async fn accept(listener: Listener, shared: Shared) {
         let shared = shared.clone();
         tokio::spawn(async move {
             match stream {
-                listener::Stream::Tcp(stream) => connection(Patient::new(stream, stalled), peer, place, shared).await,
-                listener::Stream::Unix(stream) => connection(Patient::new(stream, stalled), peer, place, shared).await,
+                Stream::Tcp(stream) => tcp(Patient::new(stream, stalled), peer, place, shared).await,
+                Stream::Unix(stream) => connection(Patient::new(stream, stalled), peer, place, shared).await,
             }
         });
+    }
+}
+
+/// Serves a TCP connection, inside TLS where a certificate is configured.
+async fn tcp(io: Patient<TcpStream>, peer: Peer, place: Place, shared: Shared) {
+    let live = shared.app.live();
+    let Some(tls) = &live.tls else { return connection(io, peer, place, shared).await };
+    let limit = Duration::from_millis(live.config.header_timeout_ms);
+    let secured = tokio::select! {
+        () = place.evicted() => return,
+        secured = tokio::time::timeout(limit, tls.accept(io)) => secured,
+    };
+    match secured {
+        Ok(Ok(io)) => connection(io, peer, place, shared).await,
+        Ok(Err(error)) => log::debug!("no TLS peer={peer}: {error}"),
+        Err(_) => log::debug!("no TLS peer={peer}: nothing came for {} ms", limit.as_millis()),
     }
 }
 

@@ -35,3 +35,11 @@ fn pixel_request(class: usize) -> Value {
     let pixels: Vec<f32> = pixels(class).into_iter().map(f32::from).collect();
     request("UINT8", &[1, SIDE, SIDE, 1], &pixels)
 }
+
+/// Publishes a model under the name `shapes` and activates the new version.
+#[track_caller]
+fn publish(place: &Workplace, file: &str) {
+    // A store takes models that say all about themselves.
+    place.run(&format!("export {file} --safetensors whole.safetensors")).ends_with(&[0]);
+    place.run("models publish --store store --activate --name shapes whole.safetensors").ends_with(&[0]);
+}

@@ -69,6 +69,7 @@ fn tensors_give_the_logits_of_the_program_in_every_form() {
     let answer =
         server.ask("POST /v2/models/shapes/versions/1/infer", &[("inference-header-content-length", &length)], &body);
     assert_eq!(answer.status, 200);
+    assert!(answer.header("server-timing").unwrap().contains("compute;dur="), "{answer:?}");
     let json_length: usize = answer.header("inference-header-content-length").unwrap().parse().unwrap();
     let json: serde_json::Value = serde_json::from_slice(&answer.body[..json_length]).unwrap();
     assert_eq!((&json["id"], &json["model_version"]), (&json!("abc"), &json!("1")));

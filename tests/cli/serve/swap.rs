@@ -6,13 +6,8 @@ use std::time::{Duration, Instant};
 use serde_json::json;
 
 use super::server::Serving;
-use super::{Workplace, pixel_request};
+use super::{Workplace, pixel_request, publish};
 use crate::teacher;
-
-/// Publishes a file and activates the new version.
-fn publish(place: &Workplace, file: &str) {
-    place.run(&format!("models publish --store store --activate --name shapes {file}")).ends_with(&[0]);
-}
 
 fn wait_for_version(server: &Serving, version: &str) {
     let begun = Instant::now();
