@@ -21,6 +21,7 @@ pub mod plot;
 pub mod prune;
 pub mod rng;
 pub mod store;
+pub mod timing;
 pub mod weights;
 
 pub use error::{Error, Result};

@@ -14,7 +14,6 @@ mod output;
 mod predict;
 mod progress;
 mod quantize;
-mod random_model;
 mod run_args;
 mod signals;
 

@@ -6,6 +6,7 @@ mod demo;
 mod errors;
 mod export;
 mod gate;
+mod latency;
 mod models;
 mod models_crash;
 mod models_disk;

@@ -52,6 +52,11 @@ impl TileShape {
         }
     }
 
+    /// Columns of a unit.
+    pub const fn unit(self) -> usize {
+        self.unit
+    }
+
     /// Rows of the usual tile.
     pub fn rows(self) -> usize {
         self.rows[self.rows.len() / 2]

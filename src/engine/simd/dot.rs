@@ -206,7 +206,7 @@ mod arm {
     use std::arch::aarch64::*;
 
     use super::super::neon::Neon;
-    use super::{Dot, DotLayout};
+    use super::Dot;
 
     /// Widening multiply-add: what every AArch64 processor has.
     #[derive(Clone, Copy)]
