@@ -1,9 +1,13 @@
-//! What the board says of itself: heat, clock, load.
+//! What the board says of itself: its name, heat, clock, load, memory.
+
+mod processor;
 
 use std::fs;
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
+
+pub use processor::processor_name;
 
 /// A reading. What a board does not tell is `None`.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
@@ -58,7 +62,7 @@ impl Board {
             .and_then(|t| u64::from_str_radix(t.trim_start_matches("0x"), 16).ok());
         let zones = folders(&root.join("sys/class/thermal"), "thermal_zone");
         Self {
-            name: text("proc/device-tree/model").or_else(|| field("model name")).or_else(|| field("Hardware")),
+            name: processor_name(root),
             processors: std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
             celsius: (zones.iter())
                 .filter_map(|zone| number(&format!("sys/class/thermal/{zone}/temp")))

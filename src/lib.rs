@@ -24,6 +24,7 @@ pub mod prune;
 pub mod rng;
 pub mod serve;
 pub mod store;
+pub mod timing;
 pub mod weights;
 
 pub use error::{Error, Result};

@@ -6,6 +6,7 @@ use std::path::Path;
 use candle_core::{Device, Tensor};
 use serde::{Deserialize, Serialize};
 
+use super::latency::LatencyTable;
 use super::observer::Phase;
 use super::report::{AdaptedBy, PhaseReport};
 use crate::data::LoaderState;
@@ -45,6 +46,9 @@ pub struct Progress {
     pub reports: Vec<PhaseReport>,
     /// What phase 1 ended with, once it has.
     pub adapted_by: Option<AdaptedBy>,
+    /// What was measured for a budget of latency.
+    #[serde(default)]
+    pub latency: Option<LatencyTable>,
 }
 
 /// A saved moment of a run: scalars, and named tensors in sections (`SECTION/NAME`).

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use super::checkpoint::{Checkpoint, Progress, RunIdentity, Sections};
 use super::config::AdaptConfig;
+use super::latency::LatencyTable;
 use super::observer::{Metrics, Observer, Phase};
 use super::report::{AdaptedBy, PhaseReport};
 use super::target::ImageSet;
@@ -84,6 +85,8 @@ pub(super) struct Driver<'a> {
     pub reports: Vec<PhaseReport>,
     /// What phase 1 ended with, once it has.
     pub adapted_by: Option<AdaptedBy>,
+    /// What was measured for a budget of latency.
+    pub latency: Option<LatencyTable>,
     /// Tensors later phases need, saved with every checkpoint.
     pub carried: Sections,
     pub started: Instant,
@@ -176,6 +179,7 @@ impl Driver<'_> {
             wall_s: self.wall_s(),
             reports,
             adapted_by: self.adapted_by,
+            latency: self.latency.clone(),
         };
         Checkpoint { progress, tensors }.save(path)?;
         self.observer.checkpoint(phase, step);

@@ -4,8 +4,7 @@ use super::checkpoint::Sections;
 use super::drive::Steps;
 use super::observer::Metrics;
 use super::pass::Answers;
-use super::run::Context;
-use super::train::{Trainee, imitation, scalar, source_loss};
+use super::train::{Setting, Trainee, imitation, scalar, source_loss};
 use crate::Result;
 use crate::data::Batch;
 use crate::graph::Graph;
@@ -13,14 +12,14 @@ use crate::model::{Forward, Mode, Params, Student};
 use crate::optim::{Grads, cosine};
 
 pub(super) struct FineTunePhase<'a> {
-    context: &'a Context<'a>,
+    setting: Setting<'a>,
     trainee: Trainee,
     teacher: &'a Answers,
 }
 
 impl<'a> FineTunePhase<'a> {
-    pub fn new(context: &'a Context<'a>, graph: &Graph, params: &Params, teacher: &'a Answers) -> Result<Self> {
-        Ok(Self { context, trainee: Trainee::new(Student::new(graph, params)?, context.config)?, teacher })
+    pub fn new(setting: Setting<'a>, graph: &Graph, params: &Params, teacher: &'a Answers) -> Result<Self> {
+        Ok(Self { setting, trainee: Trainee::new(Student::new(graph, params)?, setting.config)?, teacher })
     }
 
     pub fn into_params(self) -> Result<Params> {
@@ -30,7 +29,7 @@ impl<'a> FineTunePhase<'a> {
 
 impl Steps for FineTunePhase<'_> {
     fn step(&mut self, step: usize, batch: &Batch, source: Option<&Batch>) -> Result<Metrics> {
-        let Context { config, device, .. } = self.context;
+        let Setting { config, device, .. } = self.setting;
         let teacher = self.teacher.logits_of(&batch.indices)?.to_device(device)?;
         let params = self.trainee.student.params();
         let forward = Forward::new(self.trainee.student.graph(), &params, Mode::Train);
@@ -38,7 +37,7 @@ impl Steps for FineTunePhase<'_> {
         let mut metrics = vec![("imitation", scalar(&loss)?)];
         let mut grads = Grads::new();
         self.trainee.backward(&loss, &mut grads, None)?;
-        if let (Some(images), Some(batch)) = (self.context.source, source) {
+        if let (Some(images), Some(batch)) = (self.setting.source, source) {
             let replay = source_loss((&self.trainee.student, &params), images, batch, device)?;
             metrics.push(("source", scalar(&replay)?));
             self.trainee.backward(&replay, &mut grads, None)?;
@@ -53,6 +52,6 @@ impl Steps for FineTunePhase<'_> {
     }
 
     fn load(&mut self, from: &Sections) -> Result<()> {
-        self.trainee.load(from, self.context.device)
+        self.trainee.load(from, self.setting.device)
     }
 }

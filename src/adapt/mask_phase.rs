@@ -13,8 +13,7 @@ use super::config::SoftMask;
 use super::drive::Steps;
 use super::observer::Metrics;
 use super::pass::Answers;
-use super::run::Context;
-use super::train::{Trainee, imitation, scalar, source_loss};
+use super::train::{Setting, Trainee, imitation, scalar, source_loss};
 use crate::Result;
 use crate::data::Batch;
 use crate::loss;
@@ -29,7 +28,7 @@ const SOFT_START: f32 = 3.0;
 const SOFT_BOUND: f32 = 4.0;
 
 pub(super) struct MaskPhase<'a> {
-    context: &'a Context<'a>,
+    setting: Setting<'a>,
     trainee: Trainee,
     layout: ChannelMask,
     admm: Admm,
@@ -49,49 +48,48 @@ const NAME: &str = "a";
 
 impl<'a> MaskPhase<'a> {
     pub fn new(
-        context: &'a Context<'a>,
+        setting: Setting<'a>,
         params: &Params,
         selector: &'a Selector<'a>,
         rank: Vec<f32>,
         teacher: &'a Answers,
     ) -> Result<Self> {
-        let config = &context.config.mask;
-        let groups = context.groups;
+        let config = &setting.config.mask;
+        let groups = setting.groups;
         let mut admm = Admm::new(rank, config.admm.clone());
         if !config.use_admm {
             // One-shot: the ranking decides at once, and the mask never moves.
             admm.jump_to_rank(selector)?;
         }
-        let start = Tensor::full(SOFT_START, groups.len(), context.device)?;
+        let start = Tensor::full(SOFT_START, groups.len(), setting.device)?;
         Ok(Self {
-            trainee: Trainee::new(Student::new(&context.teacher.graph, params)?, context.config)?,
-            layout: ChannelMask::new(groups, context.device)?,
+            trainee: Trainee::new(Student::new(setting.graph, params)?, setting.config)?,
+            layout: ChannelMask::new(groups, setting.device)?,
             adversary: Adversary {
                 logits: BTreeMap::from([(NAME.to_string(), Var::from_tensor(&start)?)]),
                 adam: Adam::new(AdamConfig::default())?,
             },
-            context,
+            setting,
             admm,
             selector,
             teacher,
         })
     }
 
-    /// The trained weights and which entries stay.
-    pub fn finish(mut self) -> Result<(Params, Vec<bool>)> {
-        let keep = self.admm.harden(self.selector)?;
-        Ok((self.trainee.student.snapshot()?, keep))
+    /// The trained weights, and the mask to harden.
+    pub fn finish(self) -> Result<(Params, Admm)> {
+        Ok((self.trainee.student.snapshot()?, self.admm))
     }
 
     /// The soft mask, with gradient into the adversary's logits.
     fn soft(&self, logits: &Tensor) -> Result<Tensor> {
-        let low = self.context.config.mask.soft_min;
+        let low = self.setting.config.mask.soft_min;
         let sigmoid = ((logits.neg()?.exp()? + 1.0)?.recip()? * (1.0 - low))?;
         Ok((sigmoid + low)?)
     }
 
     fn soft_values(&self, step: usize) -> Result<Option<Tensor>> {
-        let config = &self.context.config;
+        let config = &self.setting.config;
         let logits = &self.adversary.logits[NAME];
         match config.mask.soft {
             SoftMask::Off => Ok(None),
@@ -100,7 +98,7 @@ impl<'a> MaskPhase<'a> {
                 let mut rng = Rng::stream(config.seed ^ 0x534F_4654, step as u64);
                 let low = config.mask.soft_min.max(0.5) as f32;
                 let values: Vec<f32> = (0..self.layout.len()).map(|_| rng.range(low, 1.0)).collect();
-                Ok(Some(Tensor::from_vec(values, self.layout.len(), self.context.device)?))
+                Ok(Some(Tensor::from_vec(values, self.layout.len(), self.setting.device)?))
             }
         }
     }
@@ -108,7 +106,7 @@ impl<'a> MaskPhase<'a> {
     /// Moves the adversary one step: it looks for channels whose damping drives the student from the teacher while
     /// the student still solves the task.
     fn probe(&mut self, images: &Tensor, teacher: &Tensor) -> Result<(f64, f64)> {
-        let config = &self.context.config.mask;
+        let config = &self.setting.config.mask;
         let var = self.adversary.logits[NAME].clone();
         let hard = self.hard_mask()?;
         let masks = self.layout.gather(&(self.soft(var.as_tensor())? * hard)?)?;
@@ -127,13 +125,13 @@ impl<'a> MaskPhase<'a> {
     }
 
     fn hard_mask(&self) -> Result<Tensor> {
-        Ok(Tensor::from_slice(&self.admm.primal, self.layout.len(), self.context.device)?)
+        Ok(Tensor::from_slice(&self.admm.primal, self.layout.len(), self.setting.device)?)
     }
 }
 
 impl Steps for MaskPhase<'_> {
     fn step(&mut self, step: usize, batch: &Batch, source: Option<&Batch>) -> Result<Metrics> {
-        let Context { config, device, .. } = self.context;
+        let Setting { config, device, .. } = self.setting;
         let images = batch.to_tensor(device)?;
         let teacher = self.teacher.logits_of(&batch.indices)?.to_device(device)?;
         let params = self.trainee.student.params();
@@ -161,7 +159,7 @@ impl Steps for MaskPhase<'_> {
             let more = self.trainee.backward(&distance, &mut grads, Some(&hard))?.unwrap_or_default();
             mask_grad.iter_mut().zip(more).for_each(|(sum, g)| *sum += g);
         }
-        if let (Some(images), Some(batch)) = (self.context.source, source) {
+        if let (Some(images), Some(batch)) = (self.setting.source, source) {
             let replay = source_loss((&self.trainee.student, &params), images, batch, device)?;
             metrics.push(("source", scalar(&replay)?));
             self.trainee.backward(&replay, &mut grads, None)?;
@@ -195,11 +193,11 @@ impl Steps for MaskPhase<'_> {
     }
 
     fn load(&mut self, from: &Sections) -> Result<()> {
-        self.trainee.load(from, self.context.device)?;
+        self.trainee.load(from, self.setting.device)?;
         self.admm.primal = from.get_list("admm", "primal")?;
         self.admm.auxiliary = from.get_list("admm", "auxiliary")?;
         self.admm.scaled_dual = from.get_list("admm", "scaled_dual")?;
-        let device = self.context.device;
+        let device = self.setting.device;
         for (name, value) in from.get("adversary", device)? {
             if let Some(var) = self.adversary.logits.get(&name) {
                 var.set(&value)?;

@@ -6,39 +6,43 @@ use candle_core::{DType, Device, Tensor};
 
 use super::pass::Network;
 use crate::Result;
-use crate::engine::{Engine, EngineConfig};
+use crate::engine::{Calibration, Engine, EngineConfig};
 use crate::model::{Forward, Mode};
+use crate::timing::{Timed, in_turns};
 
 const WARM_UPS: usize = 2;
 const RUNS: usize = 11;
 
-/// Median milliseconds of one image, as served: by the engine on the CPU, by the tensor library elsewhere.
+/// Milliseconds of one image for each network when nothing disturbs it, as served: by the engine on the CPU, in 8 bits where there is a
+/// calibration; by the tensor library elsewhere. Networks are timed in turns.
 ///
 /// # Errors
 /// As compiling and running.
-pub fn latency_ms(network: Network, device: &Device) -> Result<f64> {
-    let [c, h, w] = network.graph.input_shape();
-    if device.is_cpu() {
-        let threads = rayon::current_num_threads();
-        let config = EngineConfig { threads, ..EngineConfig::default() };
-        let mut engine = Engine::compile(network.graph, network.params.clone(), config)?;
-        let (image, mut logits) = (vec![0.0; c * h * w], vec![0.0; engine.num_classes()]);
-        return median_ms(|| engine.infer(&image, &mut logits));
+pub fn latencies_ms(networks: &[(Network, Option<&Calibration>)], device: &Device) -> Result<Vec<f64>> {
+    if !device.is_cpu() {
+        return networks.iter().map(|(network, _)| forward_ms(*network, device)).collect();
     }
-    let image = Tensor::zeros((1, c, h, w), DType::F32, device)?;
-    median_ms(|| {
-        let logits = Forward::new(network.graph, network.params, Mode::Eval).run(&image)?.logits;
-        // Reading the result waits for the device.
-        logits.flatten_all()?.to_vec1::<f32>()?;
-        Ok(())
-    })
+    let config = EngineConfig { threads: rayon::current_num_threads(), ..EngineConfig::default() };
+    let timed = networks.iter().map(|(network, calibration)| {
+        let params = network.params.clone();
+        let engine = match calibration {
+            None => Engine::compile(network.graph, params, config)?,
+            Some(calibration) => Engine::compile_int8(network.graph, params, config, calibration)?,
+        };
+        Timed::new(engine, 1)
+    });
+    in_turns(&mut timed.collect::<Result<Vec<_>>>()?)
 }
 
-fn median_ms(mut run: impl FnMut() -> Result<()>) -> Result<f64> {
+fn forward_ms(network: Network, device: &Device) -> Result<f64> {
+    let [c, h, w] = network.graph.input_shape();
+    let image = Tensor::zeros((1, c, h, w), DType::F32, device)?;
     let mut times = Vec::with_capacity(RUNS);
     for i in 0..WARM_UPS + RUNS {
         let start = Instant::now();
-        run()?;
+        let logits = Forward::new(network.graph, network.params, Mode::Eval).run(&image)?.logits;
+        // Reading the result waits for the device.
+        logits.flatten_all()?.to_vec1::<f32>()?;
         if i >= WARM_UPS {
             times.push(start.elapsed().as_secs_f64() * 1e3);
         }

@@ -34,6 +34,8 @@ pub trait Observer {
     fn phase(&mut self, _phase: Phase, _from: usize, _steps: usize) {}
     /// A step is done.
     fn step(&mut self, _phase: Phase, _step: usize, _metrics: &Metrics) {}
+    /// Work outside the steps is done to this part, 0 to 1.
+    fn work(&mut self, _name: &str, _part: f64) {}
     /// Something outside the steps goes on, for example "statistics of the target".
     fn note(&mut self, _text: &str) {}
     /// A checkpoint was written.

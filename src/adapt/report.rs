@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use super::gate::Verdict;
+use super::latency::TableIdentity;
 use super::observer::{Metrics, Phase};
 use crate::graph::{ChannelGroups, Graph, Keep};
 
@@ -21,7 +22,7 @@ pub struct ModelFigures {
     pub macs: u64,
     /// Bytes of all tensors.
     pub bytes: u64,
-    /// Median milliseconds of one image on this machine, as served.
+    /// Milliseconds of one image on this machine, as served, when nothing disturbs it: one of fifty runs took no longer.
     pub latency_ms: f64,
 }
 
@@ -104,6 +105,8 @@ pub struct Report {
     pub wall_s: f64,
     /// Peak resident memory of this process, in MB.
     pub peak_rss_mb: u64,
+    /// Figures of a budget of latency, if it was one.
+    pub latency: Option<LatencyFigures>,
     /// The gate's verdict on the student.
     pub gate: Verdict,
     /// The gate's verdict on the adapted teacher.
@@ -122,6 +125,19 @@ pub struct Report {
     pub phases: Vec<PhaseReport>,
     /// The configuration.
     pub config: serde_json::Value,
+}
+
+/// What a budget of latency came to, in milliseconds per image.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct LatencyFigures {
+    /// The most the student may take.
+    pub budget_ms: f64,
+    /// What the table of layers says that it takes.
+    pub predicted_ms: f64,
+    /// What it takes.
+    pub measured_ms: f64,
+    /// Where and how it was measured.
+    pub identity: TableIdentity,
 }
 
 /// How many images a run saw.

@@ -1,6 +1,7 @@
 //! A whole run: phases in order, the gate, the report.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 
 use candle_core::Device;
 
@@ -8,17 +9,18 @@ use super::config::AdaptConfig;
 use super::drive::Safety;
 use super::gate::{Expect, Verdict, judge};
 use super::int8::{calibrate_int8, int8_gate};
-use super::measure::{latency_ms, peak_rss_mb};
+use super::measure::{latencies_ms, peak_rss_mb};
 use super::observer::Observer;
 use super::pass::{Answers, Network, PassConfig, answer};
-use super::report::{GroupWidth, ImageCounts, ModelFigures, Report};
+use super::report::{GroupWidth, ImageCounts, LatencyFigures, ModelFigures, Report};
 use super::stages::{Adapted, Pruned, Stages};
 use super::target::ImageSet;
+use super::train::Setting;
 use crate::Result;
 use crate::engine::Precision;
 use crate::graph::{ChannelGroups, Graph};
 use crate::model::{CompactModel, Mode, Params, Provenance, Teacher};
-use crate::prune::{Measure, Selector};
+use crate::prune::Measure;
 
 /// What a run works on.
 #[derive(Debug)]
@@ -35,6 +37,8 @@ pub struct Job<'a> {
     pub device: &'a Device,
     /// Checkpoints and interruption.
     pub safety: &'a Safety,
+    /// Where times measured for a budget of latency are kept from run to run; `None` measures anew.
+    pub latency_table: Option<&'a Path>,
     /// Go on from the checkpoint instead of starting anew.
     pub resume: bool,
 }
@@ -62,12 +66,18 @@ pub(super) struct Context<'a> {
     pub config: &'a AdaptConfig,
     pub device: &'a Device,
     pub groups: &'a ChannelGroups,
+    pub latency_table: Option<&'a Path>,
 }
 
 impl<'a> Context<'a> {
     pub fn pass(&self) -> PassConfig<'a> {
         let preprocess = &self.teacher.info.preprocess;
         PassConfig { preprocess, batch_size: self.config.batch_size, device: self.device }
+    }
+
+    pub fn setting(&self) -> Setting<'a> {
+        let Self { teacher, groups, source, config, device, .. } = *self;
+        Setting { graph: &teacher.graph, groups, source, config, device }
     }
 
     /// Answers of a served network for all readable target images.
@@ -91,16 +101,6 @@ impl<'a> Context<'a> {
 pub fn run(job: &Job, observer: &mut dyn Observer) -> Result<Outcome> {
     job.config.validate()?;
     let groups = ChannelGroups::new(&job.teacher.graph, job.config.scope);
-    // A budget out of reach is refused before hours of work, not after.
-    let selector = match job.config.budget {
-        Some(budget) => Some(Selector::new(&job.teacher.graph, &groups, budget, &job.config.limits)?),
-        None => None,
-    };
-    if let (Some(selector), Some(budget)) = (&selector, job.config.budget)
-        && budget.limit(selector.full(), 1.0) >= selector.full()
-    {
-        log::warn!("the teacher is within the budget as it is, nothing will be removed budget={budget}");
-    }
     let (train, held) = job.target.split(job.config.holdout, job.config.seed);
     let context = Context {
         teacher: job.teacher,
@@ -111,12 +111,18 @@ pub fn run(job: &Job, observer: &mut dyn Observer) -> Result<Outcome> {
         config: job.config,
         device: job.device,
         groups: &groups,
+        latency_table: job.latency_table,
     };
     let mut stages = Stages::new(job, &context, observer)?;
+    // A budget out of reach is refused before hours of work, not after.
+    let mut selector = stages.selector()?;
+    if let Some(selector) = selector.as_ref().filter(|selector| selector.limit(1.0) >= selector.full()) {
+        log::warn!("the teacher is within the budget as it is, nothing will be removed budget={}", selector.budget());
+    }
     stages.note("the teacher answers the target images")?;
     let before = context.answer(&job.teacher.graph, &job.teacher.params)?;
     let adapted = stages.adapt_teacher(&before)?;
-    let pruned = match &selector {
+    let pruned = match &mut selector {
         Some(selector) => stages.prune(selector, &adapted)?,
         None => Pruned {
             graph: job.teacher.graph.clone(),
@@ -125,18 +131,19 @@ pub fn run(job: &Job, observer: &mut dyn Observer) -> Result<Outcome> {
             surgery_difference: 0.0,
         },
     };
-    finish(&stages, &before, &adapted, &pruned)
+    let goal = selector.map(|selector| selector.limit(1.0));
+    finish(&stages, (&before, &adapted, &pruned), goal)
 }
 
-fn finish(stages: &Stages, before: &Answers, adapted: &Adapted, pruned: &Pruned) -> Result<Outcome> {
+/// Judges and reports; `goal` is how much of the budget's measure may be left.
+fn finish(
+    stages: &Stages,
+    (before, adapted, pruned): (&Answers, &Adapted, &Pruned),
+    goal: Option<u64>,
+) -> Result<Outcome> {
     let context = stages.context;
     let (teacher, groups) = (context.teacher, context.groups);
     let after = context.answer(&pruned.graph, &pruned.params)?;
-    let figures = |graph: &Graph, params: &Params, keep: &[bool], answers: &Answers| -> Result<ModelFigures> {
-        let channels = Measure::Channels.of(&teacher.graph, groups, keep)?;
-        let latency = latency_ms(Network { graph, params }, context.device)?;
-        Ok(ModelFigures::new(graph, channels, answers.accuracy(context.images)?, latency))
-    };
     let all = vec![true; groups.len()];
     let int8 = match context.config.precision {
         Precision::F32 => None,
@@ -146,11 +153,24 @@ fn finish(stages: &Stages, before: &Answers, adapted: &Adapted, pruned: &Pruned)
             Some(calibrate_int8(network, preprocess, context.images, &int8_gate(), context.config.seed)?)
         }
     };
+    let accepted = int8.as_ref().filter(|outcome| outcome.verdict.accepted).map(|outcome| &outcome.calibration);
+    let networks = [
+        (Network { graph: &teacher.graph, params: &teacher.params }, None),
+        (Network { graph: &teacher.graph, params: &adapted.params }, None),
+        (Network { graph: &pruned.graph, params: &pruned.params }, accepted),
+    ];
+    let latencies = latencies_ms(&networks, context.device)?;
+    let figures = |index: usize, keep: &[bool], answers: &Answers| -> Result<ModelFigures> {
+        let channels = Measure::Channels.of(&teacher.graph, groups, keep)?;
+        let accuracy = answers.accuracy(context.images)?;
+        Ok(ModelFigures::new(networks[index].0.graph, channels, accuracy, latencies[index]))
+    };
     let identity = stages.identity();
     let report = Report {
-        teacher: figures(&teacher.graph, &teacher.params, &all, before)?,
-        adapted: figures(&teacher.graph, &adapted.params, &all, &adapted.answers)?,
-        student: figures(&pruned.graph, &pruned.params, &pruned.keep, &after)?,
+        teacher: figures(0, &all, before)?,
+        adapted: figures(1, &all, &adapted.answers)?,
+        student: figures(2, &pruned.keep, &after)?,
+        latency: latency_figures(stages, goal, (&pruned.graph, latencies[2]))?,
         wall_s: stages.wall_s(),
         peak_rss_mb: peak_rss_mb(),
         gate: match context.config.budget {
@@ -184,12 +204,26 @@ fn finish(stages: &Stages, before: &Answers, adapted: &Adapted, pruned: &Pruned)
         provenance: provenance.clone(),
         int8: None,
     };
-    let accepted = int8.filter(|outcome| outcome.verdict.accepted).map(|outcome| outcome.calibration);
     Ok(Outcome {
-        student: CompactModel { int8: accepted, ..compact(&pruned.graph, &pruned.params) },
+        student: CompactModel { int8: accepted.cloned(), ..compact(&pruned.graph, &pruned.params) },
         adapted: compact(&teacher.graph, &adapted.params),
         report,
     })
+}
+
+/// What a budget of latency came to.
+fn latency_figures(
+    stages: &Stages,
+    goal: Option<u64>,
+    (graph, measured_ms): (&Graph, f64),
+) -> Result<Option<LatencyFigures>> {
+    let (Some(goal), Some(table)) = (goal, stages.latency()) else { return Ok(None) };
+    let predicted = table.model(&stages.context.teacher.graph)?.nanoseconds(graph);
+    let (budget_ms, predicted_ms) = (goal as f64 / 1e6, predicted as f64 / 1e6);
+    if measured_ms > 1.1 * budget_ms {
+        log::warn!("the student misses its budget of latency budget_ms={budget_ms:.3} measured_ms={measured_ms:.3}");
+    }
+    Ok(Some(LatencyFigures { budget_ms, predicted_ms, measured_ms, identity: table.identity.clone() }))
 }
 
 /// Channels of every producing layer before any pruning: an earlier run's, if the teacher was a student itself.

@@ -9,6 +9,7 @@ use super::checkpoint::{Checkpoint, RunIdentity, Sections};
 use super::drive::{Driver, Loaders, Steps};
 use super::finetune_phase::FineTunePhase;
 use super::gate::{Expect, Verdict};
+use super::latency::{LatencyTable, TableIdentity};
 use super::mask_phase::MaskPhase;
 use super::observer::{Observer, Phase};
 use super::pass::{Answers, Network, estimate_statistics};
@@ -20,8 +21,14 @@ use super::teacher_phase::TeacherPhase;
 use crate::data::{OrderedPass, Transform};
 use crate::graph::Graph;
 use crate::model::{Params, Student};
-use crate::prune::{Selector, surgery};
+use crate::prune::{Admm, Measure, Selector, surgery};
 use crate::{Error, Result};
+
+/// Networks tried at most to meet a budget of latency.
+const CANDIDATES: usize = 4;
+/// The part of the budget that is aimed at, and the relative miss that is good enough.
+const AIM: f64 = 0.98;
+const MISS: f64 = 0.02;
 
 /// The adapted teacher and what is known of it.
 pub(super) struct Adapted {
@@ -70,6 +77,7 @@ impl<'a> Stages<'a> {
             identity,
             reports: progress.map(|p| p.reports.clone()).unwrap_or_default(),
             adapted_by: progress.and_then(|p| p.adapted_by),
+            latency: progress.and_then(|p| p.latency.clone()),
             carried: Sections::default(),
             started: Instant::now(),
             earlier_s: progress.map_or(0.0, |p| p.wall_s),
@@ -97,6 +105,11 @@ impl<'a> Stages<'a> {
         self.driver.wall_s()
     }
 
+    /// What was measured for a budget of latency.
+    pub fn latency(&self) -> Option<&LatencyTable> {
+        self.driver.latency.as_ref()
+    }
+
     pub fn reports(&self) -> &[PhaseReport] {
         &self.driver.reports
     }
@@ -104,6 +117,71 @@ impl<'a> Stages<'a> {
     /// The checkpoint, if it lies behind `phase`: the phase is over.
     fn past(&self, phase: Phase) -> Option<&Checkpoint> {
         self.resumed.as_ref().filter(|c| c.progress.phase > phase)
+    }
+
+    /// What chooses the channels that stay, if some have to go. For a budget of latency, what networks take on this device
+    /// is measured now, unless it is known.
+    ///
+    /// # Errors
+    /// [`Error::Config`] if the budget is out of reach, or one of latency where the engine does not run;
+    /// [`Error::Interrupted`] after a requested stop.
+    pub fn selector(&mut self) -> Result<Option<Selector<'a>>> {
+        let context = self.context;
+        let Some(budget) = context.config.budget else { return Ok(None) };
+        let (graph, groups) = (&context.teacher.graph, context.groups);
+        let model = match budget.measure {
+            Measure::Latency => Some(self.measured_latency()?.model(graph)?),
+            _ => None,
+        };
+        Selector::with_latency(graph, groups, budget, &context.config.limits, model).map(Some)
+    }
+
+    fn measured_latency(&mut self) -> Result<&LatencyTable> {
+        let Context { config, teacher, groups, latency_table, device, .. } = self.context;
+        if !device.is_cpu() {
+            return Err(Error::Config("budget latency: expected --device cpu, where the engine runs".into()));
+        }
+        let identity = TableIdentity::here(&teacher.graph, config.precision, config.scope);
+        let stored = match latency_table.map(|path| LatencyTable::load(path, &identity)) {
+            Some(Err(error @ Error::Config(_))) => {
+                log::warn!("{error}; measuring anew");
+                None
+            }
+            loaded => loaded.transpose()?.flatten(),
+        };
+        let known = match self.driver.latency.take() {
+            Some(table) if table.identity != identity => {
+                let TableIdentity { device, isa, threads, .. } = table.identity;
+                return Err(Error::Config(format!(
+                    "resume: latency was measured on {device} with {isa} and {threads} threads, expected {} with {} and \
+                     {}",
+                    identity.device, identity.isa, identity.threads
+                )));
+            }
+            // The file may know more networks than the checkpoint, if it has the same layers.
+            Some(table) => stored.filter(|stored| stored.networks == table.networks).or(Some(table)),
+            None => stored,
+        };
+        let table = match known {
+            Some(table) => table,
+            None => {
+                self.note("latency of layers in many widths on this device")?;
+                let Driver { observer, safety, .. } = &mut self.driver;
+                let table = LatencyTable::measure(&teacher.graph, groups, identity, &mut |part| {
+                    if safety.stop.load(Ordering::Relaxed) {
+                        return Err(Error::Interrupted("stopped while latency was measured; start anew".into()));
+                    }
+                    observer.work("latency", part);
+                    Ok(())
+                })?;
+                if let Some(path) = latency_table {
+                    table.save(path)?;
+                    log::info!("latency table written path={}", path.display());
+                }
+                table
+            }
+        };
+        Ok(self.driver.latency.insert(table))
     }
 
     /// Runs `phase` to its end, from where a checkpoint left it.
@@ -180,7 +258,7 @@ impl<'a> Stages<'a> {
     }
 
     /// Phases 2 and 3.
-    pub fn prune(&mut self, selector: &Selector, adapted: &Adapted) -> Result<Pruned> {
+    pub fn prune(&mut self, selector: &mut Selector, adapted: &Adapted) -> Result<Pruned> {
         let context = self.context;
         let (graph, groups) = (&context.teacher.graph, context.groups);
         let (masked, keep) = self.mask(selector, adapted)?;
@@ -188,14 +266,15 @@ impl<'a> Stages<'a> {
         let sample = self.sample()?;
         let surgery_difference = surgery::verify((graph, &masked, groups, &keep), (&small, &small_params), &sample)?;
         let cost = small.cost();
+        let show = |amount| selector.budget().measure.show(amount);
         log::info!(
-            "channels removed budget_left={} of={} macs={} params={} logit_difference={surgery_difference:e}",
-            selector.measure(&keep)?,
-            selector.full(),
+            "channels removed budget_left={:?} of={:?} macs={} params={} logit_difference={surgery_difference:e}",
+            show(selector.measure(&keep)?),
+            show(selector.full()),
             cost.macs,
             cost.params
         );
-        let mut phase = FineTunePhase::new(context, &small, &small_params, &adapted.answers)?;
+        let mut phase = FineTunePhase::new(context.setting(), &small, &small_params, &adapted.answers)?;
         self.drive(Phase::FineTune, context.config.fine_tune.steps, &mut phase)?;
         self.note("batch-norm statistics of the student")?;
         let params = self.with_statistics(&small, &phase.into_params()?)?;
@@ -203,7 +282,7 @@ impl<'a> Stages<'a> {
     }
 
     /// Phase 2: the trained weights and which entries stay.
-    fn mask(&mut self, selector: &Selector, adapted: &Adapted) -> Result<(Params, Vec<bool>)> {
+    fn mask(&mut self, selector: &mut Selector, adapted: &Adapted) -> Result<(Params, Vec<bool>)> {
         let context = self.context;
         let (masked, keep) = match self.past(Phase::Mask) {
             Some(Checkpoint { tensors, .. }) => {
@@ -213,15 +292,49 @@ impl<'a> Stages<'a> {
             None => {
                 self.note("importance of every channel")?;
                 let rank = ranking::rank(context, &adapted.params, &adapted.answers)?;
-                let mut phase = MaskPhase::new(context, &adapted.params, selector, rank, &adapted.answers)?;
+                let mut phase = MaskPhase::new(context.setting(), &adapted.params, selector, rank, &adapted.answers)?;
                 self.drive(Phase::Mask, context.config.mask.steps, &mut phase)?;
-                phase.finish()?
+                let (params, mut admm) = phase.finish()?;
+                let keep = self.harden(&mut admm, selector, &params)?;
+                (params, keep)
             }
         };
         let keep_list: Vec<f32> = keep.iter().map(|k| f32::from(u8::from(*k))).collect();
         self.driver.carried.put_list("keep", "keep", &keep_list)?;
         self.driver.carried.put("masked", masked.clone());
         Ok((masked, keep))
+    }
+
+    /// The final mask. Where the budget is latency, the network it leaves is measured and the prediction corrected, before
+    /// fine-tuning starts.
+    fn harden(&mut self, admm: &mut Admm, selector: &mut Selector, params: &Params) -> Result<Vec<bool>> {
+        let context = self.context;
+        let mut keep = admm.harden(selector)?;
+        let Some(mut table) = self.driver.latency.take() else { return Ok(keep) };
+        let goal_ms = selector.limit(1.0) as f64 / 1e6;
+        let mut best = (f64::INFINITY, keep.clone());
+        for _ in 0..CANDIDATES {
+            let (graph, params) = surgery::compact(&context.teacher.graph, context.groups, &keep, params)?;
+            let predicted = selector.measure(&keep)?;
+            let measured = table.candidate(&graph, &params, predicted)?;
+            let [ms, predicted_ms] = [measured, predicted].map(|ns| ns as f64 / 1e6);
+            log::info!("latency budget_ms={goal_ms:.3} predicted_ms={predicted_ms:.3} measured_ms={ms:.3}");
+            let miss = (ms / (AIM * goal_ms) - 1.0).abs();
+            if miss < best.0 {
+                best = (miss, keep.clone());
+            }
+            selector.correct_latency(ms / (AIM * predicted_ms));
+            let next = admm.harden_again(selector)?;
+            if miss <= MISS || next == keep {
+                break;
+            }
+            keep = next;
+        }
+        if let Some(path) = context.latency_table {
+            table.save(path)?;
+        }
+        self.driver.latency = Some(table);
+        Ok(best.1)
     }
 
     /// A few real images to compare masked and compacted logits on.

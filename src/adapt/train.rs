@@ -8,11 +8,23 @@ use super::checkpoint::Sections;
 use super::config::AdaptConfig;
 use super::target::ImageSet;
 use crate::data::Batch;
-use crate::graph::Graph;
+use crate::graph::{ChannelGroups, Graph};
 use crate::loss;
 use crate::model::{Forward, Mode, Params, Student};
 use crate::optim::{Grads, Optimizer, Sgd, SgdConfig, clip_grad_norm, take_grads};
 use crate::{Error, Result};
+
+/// What the steps of the later phases work with.
+#[derive(Clone, Copy)]
+pub(super) struct Setting<'a> {
+    /// The whole network.
+    pub graph: &'a Graph,
+    pub groups: &'a ChannelGroups,
+    /// Labelled images to replay.
+    pub source: Option<&'a ImageSet>,
+    pub config: &'a AdaptConfig,
+    pub device: &'a Device,
+}
 
 /// A student, the variables to train and the optimiser.
 pub(super) struct Trainee {
@@ -78,35 +90,6 @@ pub(super) fn imitation(student: &Tensor, teacher: &Tensor) -> Result<Tensor> {
     let (labels, weights) = loss::teacher_labels(teacher)?;
     let labelled = loss::cross_entropy(student, &labels, Some(&weights))?;
     Ok((loss::distillation(student, teacher, TEMPERATURE)? + (labelled * PSEUDO_LABEL_WEIGHT)?)?)
-}
-
-/// Fine-tuning steps outside a run, to measure what they cost.
-pub struct Imitation {
-    trainee: Trainee,
-}
-
-impl Imitation {
-    /// A student of the whole network.
-    ///
-    /// # Errors
-    /// [`Error::Shape`] if a parameter does not fit the graph.
-    pub fn new(graph: &Graph, params: &Params, config: &AdaptConfig) -> Result<Self> {
-        Ok(Self { trainee: Trainee::new(Student::new(graph, params)?, config)? })
-    }
-
-    /// One update towards a teacher's logits `[N, C]` on normalised images `[N, channels, H, W]`; returns the loss.
-    ///
-    /// # Errors
-    /// Of the tensor library.
-    pub fn step(&mut self, images: &Tensor, teacher: &Tensor, lr: f64) -> Result<f64> {
-        let params = self.trainee.student.params();
-        let forward = Forward::new(self.trainee.student.graph(), &params, Mode::Train);
-        let loss = imitation(&forward.run(images)?.logits, teacher)?;
-        let mut grads = Grads::new();
-        self.trainee.backward(&loss, &mut grads, None)?;
-        self.trainee.update(grads, lr)?;
-        scalar(&loss)
-    }
 }
 
 /// Cross-entropy of the network on a labelled source batch.

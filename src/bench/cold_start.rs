@@ -9,6 +9,7 @@ use std::time::Instant;
 use candle_core::Device;
 use serde::{Deserialize, Serialize};
 
+use super::measure::Case;
 use crate::engine::{EngineConfig, Precision};
 use crate::model::{Runner, RunnerConfig, Teacher};
 use crate::weights::ModelDescription;
@@ -23,7 +24,7 @@ pub struct ColdStart {
     pub compile_ms: f64,
     /// Milliseconds from the start of the process to its first answer.
     pub first_answer_ms: f64,
-    /// Most memory it held while serving at batch 1, in bytes.
+    /// Most memory it held while serving the case, in bytes.
     pub peak_rss_bytes: u64,
 }
 
@@ -31,14 +32,14 @@ pub struct ColdStart {
 ///
 /// # Errors
 /// Whatever keeps the model from being loaded or run.
-pub fn serve_once(model: &Path, threads: usize, precision: Precision) -> Result<ColdStart> {
+pub fn serve_once(model: &Path, case: Case, precision: Precision) -> Result<ColdStart> {
     let start = Instant::now();
     let model = Teacher::load(model, ModelDescription::default(), &Device::Cpu)?;
     let loaded = Instant::now();
-    let engine = EngineConfig { threads, max_batch: 1, ..EngineConfig::default() };
+    let engine = EngineConfig { threads: case.threads, max_batch: case.batch, isa: case.isa };
     let mut runner = Runner::new(model, &RunnerConfig { device: Device::Cpu, precision, engine })?;
     let compiled = Instant::now();
-    runner.logits(&vec![0.0; runner.input_shape().iter().product()])?;
+    runner.logits(&vec![0.0; case.batch * runner.input_shape().iter().product::<usize>()])?;
     let ms = |from: Instant, to: Instant| to.duration_since(from).as_secs_f64() * 1e3;
     Ok(ColdStart {
         load_ms: ms(start, loaded),
@@ -52,7 +53,7 @@ pub fn serve_once(model: &Path, threads: usize, precision: Precision) -> Result<
 ///
 /// # Errors
 /// [`Error::Io`] if the program cannot be started; [`Error::Config`] if it fails.
-pub fn cold_start(model: &Path, threads: usize, precision: Precision) -> Result<ColdStart> {
+pub fn cold_start(model: &Path, case: Case, precision: Precision) -> Result<ColdStart> {
     let program = std::env::current_exe().map_err(|e| Error::io("find", "this program", e))?;
     let file = File::open(model).map_err(|e| Error::io("open", model, e))?;
     // SAFETY: a hint on an open file.
@@ -61,7 +62,8 @@ pub fn cold_start(model: &Path, threads: usize, precision: Precision) -> Result<
     let output = Command::new(&program)
         .arg("cold-start")
         .arg(model)
-        .args(["--threads", &threads.to_string(), "--precision", &precision.to_string()])
+        .args(["--threads", &case.threads.to_string(), "--batch", &case.batch.to_string()])
+        .args(["--precision", &precision.to_string()])
         .stderr(Stdio::inherit())
         .output()
         .map_err(|e| Error::io("run", &program, e))?;

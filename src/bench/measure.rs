@@ -1,17 +1,13 @@
 //! Timing engines in turns.
 
-use std::time::Instant;
-
-use super::stats::Stats;
 use crate::engine::{Calibration, Engine, EngineConfig, Isa, MemoryUse, Precision, StepProfile};
 use crate::graph::Graph;
 use crate::model::Params;
-use crate::rng::Rng;
+use crate::timing::{Stats, Timed, median_profile};
 use crate::{Error, Result};
 
 /// Turns in which the engines are timed.
 const BLOCKS: usize = 10;
-const WARM_UPS: usize = 3;
 /// Runs of which a profile is the median, step by step.
 const PROFILES: usize = 9;
 
@@ -67,19 +63,8 @@ pub struct Measured {
 
 struct Runner {
     subject: usize,
-    engine: Engine,
-    images: Vec<f32>,
-    logits: Vec<f32>,
-    blocks: Vec<Vec<f64>>,
+    timed: Timed,
     per_block: usize,
-}
-
-impl Runner {
-    fn milliseconds(&mut self) -> Result<f64> {
-        let start = Instant::now();
-        self.engine.infer(&self.images, &mut self.logits)?;
-        Ok(start.elapsed().as_secs_f64() * 1e3)
-    }
 }
 
 /// Measures every subject in every precision it can be run in, in turns. `turn` is told after each turn, with the part
@@ -102,8 +87,7 @@ pub fn measure(
     }
     for block in 0..BLOCKS {
         for runner in &mut runners {
-            let times = (0..runner.per_block).map(|_| runner.milliseconds()).collect::<Result<_>>()?;
-            runner.blocks.push(times);
+            runner.timed.block(runner.per_block)?;
         }
         turn((block + 1) as f64 / BLOCKS as f64);
     }
@@ -121,48 +105,24 @@ fn prepare((index, subject): (usize, &Subject), precision: Precision, case: Case
             return Err(Error::Config(reason));
         }
     };
-    let values = case.batch * engine.input_shape().iter().product::<usize>();
-    let mut rng = Rng::new(0);
-    let mut runner = Runner {
-        subject: index,
-        images: (0..values).map(|_| rng.normal()).collect(),
-        logits: vec![0.0; case.batch * engine.num_classes()],
-        engine,
-        blocks: Vec::new(),
-        per_block: 1,
-    };
-    let mut fastest = f64::INFINITY;
-    for _ in 0..WARM_UPS {
-        fastest = fastest.min(runner.milliseconds()?);
-    }
-    runner.per_block = match limits.runs {
+    let timed = Timed::new(engine, case.batch)?;
+    let per_block = match limits.runs {
         Some(runs) => runs.div_ceil(BLOCKS),
-        None => (limits.seconds * 1e3 / BLOCKS as f64 / fastest).ceil() as usize,
+        None => (limits.seconds * 1e3 / BLOCKS as f64 / timed.fastest_ms).ceil() as usize,
     };
-    Ok(runner)
+    Ok(Runner { subject: index, timed, per_block })
 }
 
 fn finish(mut runner: Runner, limits: Limits) -> Result<Measured> {
-    let stats = Stats::of(&runner.blocks)
+    let stats = (runner.timed.stats())
         .ok_or_else(|| Error::Config("bench: expected at least one run, got none".to_string()))?;
-    let mut profile: Vec<StepProfile> = Vec::new();
-    if limits.profile {
-        let mut seconds: Vec<Vec<f64>> = Vec::new();
-        for _ in 0..PROFILES {
-            profile = runner.engine.profile(&runner.images, &mut runner.logits)?;
-            seconds.resize(profile.len(), Vec::new());
-            seconds.iter_mut().zip(&profile).for_each(|(all, step)| all.push(step.seconds));
-        }
-        for (step, mut all) in profile.iter_mut().zip(seconds) {
-            all.sort_by(f64::total_cmp);
-            step.seconds = all[PROFILES / 2];
-        }
-    }
+    let count = if limits.profile { PROFILES } else { 0 };
+    let profiles = (0..count).map(|_| runner.timed.profile()).collect::<Result<Vec<_>>>()?;
     Ok(Measured {
         subject: runner.subject,
-        precision: runner.engine.precision(),
+        precision: runner.timed.engine.precision(),
         stats,
-        memory: runner.engine.memory(),
-        profile,
+        memory: runner.timed.engine.memory(),
+        profile: median_profile(&profiles),
     })
 }

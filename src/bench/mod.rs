@@ -7,14 +7,14 @@ mod baseline;
 mod cold_start;
 mod measure;
 mod page;
+mod random;
 mod row;
-mod stats;
 mod training;
 
 pub use baseline::{Baseline, Comparison};
 pub use cold_start::{ColdStart, cold_start, serve_once};
 pub use measure::{Case, Limits, Measured, Subject, measure};
 pub use page::page;
+pub use random::{narrowed, random_params};
 pub use row::{Row, table};
-pub use stats::Stats;
 pub use training::{TrainingSpeed, training_speed};

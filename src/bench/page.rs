@@ -35,12 +35,12 @@ pub fn page(rows: &[Row]) -> String {
             let s = row.start?;
             let mb = s.peak_rss_bytes as f64 / f64::from(1 << 20);
             let figures = [s.load_ms, s.compile_ms, s.first_answer_ms, mb].map(number);
-            Some([&[row.model.clone(), row.precision.to_string()][..], &figures].concat())
+            Some([&[row.case()][..], &figures].concat())
         })
         .collect();
     if !starts.is_empty() {
-        page.heading("Cold start at batch 1");
-        page.table(&["model", "precision", "file ms", "compile ms", "first answer ms", "peak memory MB"], &starts);
+        page.heading("Cold start");
+        page.table(&["model", "file ms", "compile ms", "first answer ms", "peak memory MB"], &starts);
     }
     for row in rows.iter().filter(|row| !row.profile.is_empty()) {
         page.heading(&format!("{}, by layer", row.case()));

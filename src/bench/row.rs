@@ -30,6 +30,10 @@ pub struct Row {
     pub noise: f64,
     /// Throughput.
     pub images_per_s: f64,
+    /// Milliseconds from the start of a process, its model file not in memory, to its first answer, if measured.
+    pub load_ms: Option<f64>,
+    /// Most memory that process held, in MiB, if measured.
+    pub peak_rss_mb: Option<f64>,
     /// Twice the multiply-accumulates of the graph per second: fast algorithms do fewer.
     pub gflops: f64,
     /// How many times as fast as the first model under the same conditions.
@@ -44,7 +48,7 @@ pub struct Row {
     pub weights_bytes: usize,
     /// Bytes of activations in memory.
     pub activations_bytes: usize,
-    /// Start of a process, where it was measured: batch 1 only.
+    /// The start of that process in parts.
     pub start: Option<ColdStart>,
     /// Instruction set of the kernels.
     pub isa: String,
@@ -79,6 +83,13 @@ pub struct LayerRow {
 }
 
 impl Row {
+    /// Adds what was measured of the start of a process.
+    pub fn set_start(&mut self, start: ColdStart) {
+        self.load_ms = Some(start.first_answer_ms);
+        self.peak_rss_mb = Some(start.peak_rss_bytes as f64 / f64::from(1 << 20));
+        self.start = Some(start);
+    }
+
     /// The row of a measurement; `reference_ms` is the first model's median per request.
     pub fn new(subject: &Subject, case: Case, measured: &Measured, reference_ms: f64) -> Self {
         let (cost, stats) = (subject.graph.cost(), measured.stats);
@@ -94,6 +105,8 @@ impl Row {
             p99_ms: stats.p99,
             noise: stats.noise,
             images_per_s: per_second,
+            load_ms: None,
+            peak_rss_mb: None,
             gflops: 2.0 * cost.macs as f64 * per_second / 1e9,
             speed_up: reference_ms / stats.median,
             macs: cost.macs,
@@ -155,9 +168,8 @@ pub fn table(rows: &[Row]) -> String {
     for row in rows {
         if let Some(start) = row.start {
             lines.push(format!(
-                "{} {}: first answer {:.0} ms after the start (file {:.0} ms, compiling {:.0} ms), peak memory {} MB",
-                row.model,
-                row.precision,
+                "{}: first answer {:.0} ms after the start (file {:.0} ms, compiling {:.0} ms), peak memory {} MB",
+                row.case(),
                 start.first_answer_ms,
                 start.load_ms,
                 start.compile_ms,

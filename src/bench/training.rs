@@ -1,75 +1,76 @@
 //! What a step of adaptation costs.
 
-use std::time::Instant;
+use std::time::Duration;
 
-use candle_core::{DType, Device, Tensor};
+use candle_core::Device;
 use serde::{Deserialize, Serialize};
 
-use super::stats::Stats;
 use crate::Result;
-use crate::adapt::{AdaptConfig, Imitation, peak_rss_mb};
+use crate::adapt::{AdaptConfig, StepKind, peak_rss_mb, trial};
 use crate::model::Teacher;
-use crate::rng::Rng;
 
-const WARM_UPS: usize = 1;
+/// Steps before measuring. The adversary moves every second step, so both numbers are even.
+const WARM_UPS: usize = 2;
 
 /// Speed of training.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct TrainingSpeed {
     /// File, or architecture of a random model.
-    pub model: String,
+    pub arch: String,
+    /// What a step is.
+    pub step: StepKind,
     /// Images of a step.
     pub batch: usize,
-    /// Height and width of its images.
-    pub size: [usize; 2],
-    /// Steps measured.
-    pub steps: usize,
-    /// Milliseconds of a step: forward, backward, update.
-    pub median_ms: f64,
-    /// Throughput.
-    pub images_per_s: f64,
-    /// Most memory this process held, in bytes.
-    pub peak_rss_bytes: u64,
+    /// Height and width of its images; one number if they are the same.
+    pub size: Size,
     /// Threads.
     pub threads: usize,
+    /// Throughput over all measured steps.
+    pub images_per_s: f64,
+    /// Most memory this process held, in MiB.
+    pub peak_rss_mb: u64,
+    /// Steps measured.
+    pub steps: usize,
+    /// Mean milliseconds of a step.
+    pub step_ms: f64,
 }
 
-/// Times steps of fine-tuning on random images, at the size and batch `config` trains with.
+/// Height and width.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum Size {
+    /// Of a square.
+    Side(usize),
+    /// Of a rectangle.
+    Sides([usize; 2]),
+}
+
+/// Times training steps on random images, at the size and batch `config` trains with; `steps` is rounded up to an even
+/// number.
 ///
 /// # Errors
 /// As training.
 pub fn training_speed(
-    name: &str,
+    (name, kind): (&str, StepKind),
     model: &Teacher,
     config: &AdaptConfig,
     steps: usize,
     device: &Device,
 ) -> Result<TrainingSpeed> {
-    let [channels, height, width] = model.graph.input_shape();
+    let [_, height, width] = model.graph.input_shape();
     let [height, width] = config.augment.train_size.unwrap_or([height, width]);
-    let batch = config.batch_size;
-    let mut rng = Rng::new(config.seed);
-    let pixels: Vec<f32> = (0..batch * channels * height * width).map(|_| rng.normal()).collect();
-    let images = Tensor::from_vec(pixels, (batch, channels, height, width), device)?;
-    let answers = Tensor::zeros((batch, model.graph.num_classes()), DType::F32, device)?;
-    let mut student = Imitation::new(&model.graph, &model.params, config)?;
-    let mut times = Vec::new();
-    for step in 0..WARM_UPS + steps {
-        let start = Instant::now();
-        student.step(&images, &answers, config.fine_tune.lr)?;
-        if step >= WARM_UPS {
-            times.push(vec![start.elapsed().as_secs_f64() * 1e3]);
-        }
-    }
-    let median = Stats::of(&times).map_or(f64::NAN, |stats| stats.median);
+    let steps = steps.next_multiple_of(2);
+    let times = trial(kind, model, config, WARM_UPS + steps, device)?;
+    let mean = times[WARM_UPS..].iter().sum::<Duration>().as_secs_f64() / steps as f64;
     Ok(TrainingSpeed {
-        model: name.to_string(),
-        batch,
-        size: [height, width],
-        steps,
-        median_ms: median,
-        images_per_s: batch as f64 / median * 1e3,
-        peak_rss_bytes: peak_rss_mb() << 20,
+        arch: name.to_string(),
+        step: kind,
+        batch: config.batch_size,
+        size: if height == width { Size::Side(height) } else { Size::Sides([height, width]) },
         threads: rayon::current_num_threads(),
+        images_per_s: config.batch_size as f64 / mean,
+        peak_rss_mb: peak_rss_mb(),
+        steps,
+        step_ms: mean * 1e3,
     })
 }

@@ -12,7 +12,8 @@ use super::output::{print, summary, table};
 use super::progress::Progress;
 use super::run_args::RunArgs;
 use super::signals::stop_flag;
-use crate::adapt::{self, AdaptConfig, ImageSet, Job, Outcome, Safety};
+use crate::adapt::latency::{LatencyTable, TableIdentity, default_path};
+use crate::adapt::{self, AdaptConfig, ImageSet, Job, Outcome, Safety, page};
 use crate::data::{DEFAULT_CACHE_BYTES, Source, SourceConfig};
 use crate::weights::write_bytes_atomic;
 use crate::{Error, Result};
@@ -35,9 +36,14 @@ pub(super) struct AdaptArgs {
     /// Also write the adapted, unpruned teacher
     #[arg(long, value_name = "FILE")]
     adapted_out: Option<PathBuf>,
-    /// Where to write the report [default: report.json beside the student]
+    /// Where to write the report; a page that shows it goes beside it [default: report.json and report.html beside the
+    /// student]
     #[arg(long, value_name = "FILE")]
     report: Option<PathBuf>,
+    /// For --budget latency=…: times of layers measured on this device, read if they are there and fit, else measured and
+    /// written [default: in ~/.cache/secateur]
+    #[arg(long, value_name = "FILE")]
+    latency_table: Option<PathBuf>,
     /// Checkpoint file [default: the student's path with .checkpoint]
     #[arg(long, value_name = "FILE")]
     checkpoint: Option<PathBuf>,
@@ -66,8 +72,15 @@ impl AdaptArgs {
         let stop = stop_flag()?;
         let checkpoint = self.checkpoint.unwrap_or_else(|| with_suffix(&self.out, ".checkpoint"));
         let report_path = self.report.unwrap_or_else(|| self.out.with_file_name("report.json"));
-        let mut outputs = vec![("--out", &self.out), ("--checkpoint", &checkpoint), ("--report", &report_path)];
+        let page_path = page_path(&report_path);
+        let mut outputs = vec![
+            ("--out", &self.out),
+            ("--checkpoint", &checkpoint),
+            ("--report", &report_path),
+            ("page beside --report", &page_path),
+        ];
         outputs.extend(self.adapted_out.as_ref().map(|path| ("--adapted-out", path)));
+        outputs.extend(self.latency_table.as_ref().map(|path| ("--latency-table", path)));
         let mut inputs = vec![("--teacher", &self.teacher), ("--target", &self.target)];
         inputs.extend(self.source.as_ref().map(|path| ("--source", path)));
         check_outputs(&outputs, &inputs)?;
@@ -84,6 +97,12 @@ impl AdaptArgs {
         let device = self.compute.device()?;
         let teacher = self.model.load(&self.teacher, &device)?;
         let config = self.run.apply(AdaptConfig::for_model(&teacher.info))?;
+        let identity = TableIdentity::here(&teacher.graph, config.precision, config.scope);
+        if let Some(path) = &self.latency_table {
+            // Whatever else the file may be, it is not ours to overwrite.
+            LatencyTable::load(path, &identity)?;
+        }
+        let latency_table = self.latency_table.or_else(|| default_path(&identity));
         let open = |path: &Path| -> Result<ImageSet> {
             let source = Source::open(path, &SourceConfig::default())?;
             ImageSet::open(source, &teacher.info, DEFAULT_CACHE_BYTES)
@@ -113,6 +132,7 @@ impl AdaptArgs {
             config: &config,
             device: &device,
             safety: &safety,
+            latency_table: latency_table.as_deref(),
             resume,
         };
         let outcome = adapt::run(&job, &mut Progress::new())?;
@@ -130,7 +150,7 @@ impl AdaptArgs {
     }
 }
 
-/// Writes student, adapted teacher and report. A refused student goes beside `out`, never in its place.
+/// Writes student, adapted teacher, report and page. A refused student goes beside `out`, never in its place.
 pub(super) fn write_outcome(
     outcome: &Outcome,
     out: &Path,
@@ -152,7 +172,13 @@ pub(super) fn write_outcome(
         .map_err(|e| Error::Config(format!("report cannot be written as JSON: {e}")))?;
     report.push(b'\n');
     write_bytes_atomic(report_path, &report)?;
+    write_bytes_atomic(page_path(report_path), page(&outcome.report).as_bytes())?;
     Ok(path)
+}
+
+/// Where the page lies that shows a report.
+fn page_path(report: &Path) -> PathBuf {
+    report.with_extension("html")
 }
 
 /// `path` with `suffix` behind its whole name.

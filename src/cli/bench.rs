@@ -10,7 +10,7 @@ use serde_json::json;
 use super::model_args::ComputeArgs;
 use super::model_source::{ModelSource, SourcedModel};
 use super::output::print;
-use crate::adapt::AdaptConfig;
+use crate::adapt::{AdaptConfig, StepKind};
 use crate::bench::{
     Baseline, Case, Comparison, Limits, Row, Subject, cold_start, measure, page, serve_once, table, training_speed,
 };
@@ -175,12 +175,12 @@ impl InferenceArgs {
             .collect())
     }
 
-    /// Adds the start of a process to the rows of batch 1.
+    /// Adds the start of a process to every row.
     fn cold_starts(&self, models: &[SourcedModel], rows: &mut [Row]) -> Result<()> {
         for model in models {
             let file = TemporaryModel::write(model)?;
-            for row in rows.iter_mut().filter(|row| row.model == model.name && row.batch == 1) {
-                row.start = Some(cold_start(&file.0, row.threads, row.precision)?);
+            for row in rows.iter_mut().filter(|row| row.model == model.name) {
+                row.set_start(cold_start(&file.0, case(row), row.precision)?);
             }
         }
         Ok(())
@@ -192,10 +192,9 @@ impl InferenceArgs {
         let mut slower = Vec::new();
         for suspect in suspects {
             let row = &mut rows[suspect.row];
-            let case = Case { threads: row.threads, batch: row.batch, isa: Isa::detect() };
             let subject: Vec<Subject> = subjects.iter().filter(|s| s.name == row.model).take(1).cloned().collect();
             let limits = Limits { profile: false, ..self.limits() };
-            let again = measure(&subject, &[row.precision], case, limits, &mut |_| {})?;
+            let again = measure(&subject, &[row.precision], case(row), limits, &mut |_| {})?;
             let second = again.first().map_or(f64::INFINITY, |m| m.stats.median);
             let now = Comparison { now_ms: second.min(suspect.now_ms), ..suspect };
             if now.regressed() {
@@ -211,6 +210,10 @@ impl InferenceArgs {
         }
         Ok(slower)
     }
+}
+
+fn case(row: &Row) -> Case {
+    Case { threads: row.threads, batch: row.batch, isa: Isa::detect() }
 }
 
 /// A self-contained copy of a model, removed at the end.
@@ -240,9 +243,12 @@ struct TrainingArgs {
     /// Images per step [default: what `adapt` takes]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(2..))]
     batch: Option<u16>,
-    /// Height and width of the images [default: what `adapt` takes]
+    /// Height and width of the images [default: --size, or what `adapt` takes for a file]
     #[arg(long, value_name = "SIDE", value_parser = clap::value_parser!(u16).range(8..=4096))]
     train_size: Option<u16>,
+    /// plain: forward, backward, update; admp: fit, close and probe with their updates
+    #[arg(long, value_name = "STEP", default_value_t = StepKind::Plain)]
+    step: StepKind,
     /// Steps to measure
     #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u16).range(1..))]
     steps: u16,
@@ -267,21 +273,18 @@ impl TrainingArgs {
             if let Some(batch) = self.batch {
                 config.batch_size = usize::from(batch);
             }
+            if file.is_none() {
+                config.augment.train_size = None;
+            }
             if let Some(side) = self.train_size.map(usize::from) {
                 config.augment.train_size = Some([side, side]);
             }
-            let speed = training_speed(&name, &model, &config, usize::from(self.steps), &device)?;
+            let speed = training_speed((&name, self.step), &model, &config, usize::from(self.steps), &device)?;
             print(&match self.json {
                 true => json!(speed).to_string(),
                 false => format!(
-                    "{name}: {:.2} images/s, {:.0} ms a step of {} images of {}×{}, {} threads, peak memory {} MB",
-                    speed.images_per_s,
-                    speed.median_ms,
-                    speed.batch,
-                    speed.size[0],
-                    speed.size[1],
-                    speed.threads,
-                    speed.peak_rss_bytes >> 20
+                    "{name}: {:.2} images/s, {:.0} ms a {} step of {} images, {} threads, peak memory {} MB",
+                    speed.images_per_s, speed.step_ms, speed.step, speed.batch, speed.threads, speed.peak_rss_mb
                 ),
             })?;
         }
@@ -296,11 +299,14 @@ pub(super) struct ColdStartArgs {
     #[arg(long)]
     threads: usize,
     #[arg(long)]
+    batch: usize,
+    #[arg(long)]
     precision: Precision,
 }
 
 impl ColdStartArgs {
     pub fn run(self) -> Result<()> {
-        print(&json!(serve_once(&self.model, self.threads, self.precision)?).to_string())
+        let case = Case { threads: self.threads, batch: self.batch, isa: Isa::detect() };
+        print(&json!(serve_once(&self.model, case, self.precision)?).to_string())
     }
 }

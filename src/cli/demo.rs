@@ -72,6 +72,7 @@ impl DemoArgs {
             config: &config,
             device: &device,
             safety: &safety,
+            latency_table: None,
             resume: false,
         };
         let outcome = adapt::run(&job, &mut Progress::new())?;

@@ -15,7 +15,6 @@ mod output;
 mod predict;
 mod progress;
 mod quantize;
-mod random_model;
 mod run_args;
 mod serve;
 mod signals;

@@ -6,8 +6,8 @@ use candle_core::Device;
 use clap::Args;
 
 use super::model_args::ModelArgs;
-use super::random_model::{narrowed, random_params};
 use crate::arch::{self, ArchOptions};
+use crate::bench::{narrowed, random_params};
 use crate::engine::Calibration;
 use crate::graph::Graph;
 use crate::model::{ModelInfo, Params, Provenance, Teacher};

@@ -211,39 +211,34 @@ impl RemoveArgs {
 impl VerifyArgs {
     fn run(self) -> Result<()> {
         let store = self.store.open()?;
-        let models = asked(&store, self.model.into_iter().collect())?;
-        let mut checks: Vec<(String, Value, Result<()>)> = Vec::new();
-        for model in &models {
-            let versions = match self.version {
-                Some(version) => vec![version],
-                None => store.numbers(model)?,
-            };
-            for version in versions {
-                let label = format!("{model} version {version}");
-                checks.push((label, json!({ "model": model, "version": version }), store.verify(model, version)));
+        let mut damaged = 0;
+        for model in &asked(&store, self.model.iter().cloned().collect())? {
+            for version in self.version.map_or_else(|| store.numbers(model), |version| Ok(vec![version]))? {
+                match store.verify(model, version) {
+                    // Removed since it was listed.
+                    Err(Error::Usage(_)) if self.version.is_none() => {}
+                    Err(mistake @ Error::Usage(_)) => return Err(mistake),
+                    result => damaged += self.tell(model, Some(version), result)?,
+                }
             }
             if self.version.is_none() {
-                let active = store.verify_active(model);
-                checks.push((format!("{model} active"), json!({ "model": model, "version": null }), active));
+                damaged += self.tell(model, None, store.verify_active(model))?;
             }
-        }
-        let mut damaged = 0;
-        for (label, mut json, result) in checks {
-            // A mistyped version is a mistake and no finding.
-            let result = match result {
-                Err(error @ Error::Usage(_)) => return Err(error),
-                result => result.map_err(|e| e.to_string()),
-            };
-            damaged += usize::from(result.is_err());
-            json["ok"] = result.is_ok().into();
-            json["reason"] = json!(result.as_ref().err());
-            let verdict = result.as_ref().map_or_else(|e| format!("DAMAGED: {e}"), |()| "ok".to_string());
-            self.store.answer(&format!("{label}: {verdict}"), &json)?;
         }
         match damaged {
             0 => Ok(()),
             n => Err(Error::Rejected(format!("{}: {n} damaged, see above", self.store.store.display()))),
         }
+    }
+
+    /// Says what was found of a version, or without one of the pointer, and counts 1 if it is damaged.
+    fn tell(&self, model: &ModelName, version: Option<Version>, result: Result<()>) -> Result<usize> {
+        let damage = result.err().map(|error| error.to_string());
+        let what = version.map_or_else(|| "active".to_string(), |version| format!("version {version}"));
+        let verdict = damage.as_ref().map_or_else(|| "ok".to_string(), |damage| format!("DAMAGED: {damage}"));
+        let json = json!({ "model": model, "version": version, "ok": damage.is_none(), "reason": damage });
+        self.store.answer(&format!("{model} {what}: {verdict}"), &json)?;
+        Ok(usize::from(damage.is_some()))
     }
 }
 

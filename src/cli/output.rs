@@ -18,15 +18,19 @@ pub(super) fn print(text: &str) -> Result<()> {
 
 /// The short form of a report for machines.
 pub(super) fn summary(report: &Report) -> Value {
-    json!({
+    let mut summary = json!({
         "teacher": report.teacher,
         "adapted": report.adapted,
         "student": report.student,
         "wall_s": (report.wall_s * 100.0).round() / 100.0,
         "peak_rss_mb": report.peak_rss_mb,
+        "latency": report.latency,
         "gate": verdict(&report.gate),
-        "int8": report.int8.as_ref().map(verdict),
-    })
+    });
+    if let Some(int8) = &report.int8 {
+        summary["int8"] = verdict(int8);
+    }
+    summary
 }
 
 fn verdict(verdict: &Verdict) -> Value {
@@ -53,6 +57,12 @@ pub(super) fn table(report: &Report) -> String {
         left(s.bytes, t.bytes),
         100.0 * s.latency_ms / t.latency_ms.max(f64::MIN_POSITIVE)
     ));
+    if let Some(l) = &report.latency {
+        lines.push(format!(
+            "latency budget: {:.2} ms, predicted {:.2} ms, measured {:.2} ms ({} threads, {})",
+            l.budget_ms, l.predicted_ms, l.measured_ms, l.identity.threads, l.identity.precision
+        ));
+    }
     for (name, verdict) in [("gate", Some(&report.gate)), ("int8", report.int8.as_ref())] {
         let Some(verdict) = verdict else { continue };
         let word = if verdict.accepted { "accepted" } else { "REFUSED" };

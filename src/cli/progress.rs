@@ -108,6 +108,25 @@ impl Observer for Progress {
         }
     }
 
+    fn work(&mut self, name: &str, part: f64) {
+        if !self.terminal {
+            return;
+        }
+        let shown = bar().unwrap_or_else(|| {
+            let bar = ProgressBar::new(100).with_prefix(name.to_string());
+            if let Ok(style) = ProgressStyle::with_template("{prefix:>14} {wide_bar} {percent:>3} % eta {eta}") {
+                bar.set_style(style);
+            }
+            show(Some(bar.clone()));
+            bar
+        });
+        shown.set_position((100.0 * part) as u64);
+        if part >= 1.0 {
+            shown.finish_and_clear();
+            show(None);
+        }
+    }
+
     fn note(&mut self, text: &str) {
         log::info!("{text}");
     }

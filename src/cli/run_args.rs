@@ -48,7 +48,8 @@ pub(super) enum CriterionArg {
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Adaptation")]
 pub(super) struct RunArgs {
-    /// What has to go: channels=0.6 removes 60 %; params=2M, macs=150M or bytes=5MB is what may be left at most
+    /// What has to go: channels=0.6 removes 60 %; params=2M, macs=150M, bytes=5MB or latency=12ms (on this device, with
+    /// --threads and --precision as given) is what may be left at most
     #[arg(long, value_name = "MEASURE=AMOUNT", default_value = "channels=0.6")]
     budget: Budget,
     /// Adapt the teacher only, remove nothing

@@ -34,15 +34,32 @@ impl Quant {
     pub fn real(self, q: u8) -> f32 {
         self.scale * (f32::from(q) - f32::from(self.zero))
     }
+
+    /// What stored values, as f32, stand for.
+    #[inline(always)]
+    unsafe fn real_values<V: Vector>(self, stored: V) -> V {
+        // SAFETY: the caller's.
+        unsafe { V::splat(-self.scale * f32::from(self.zero)).fma(stored, V::splat(self.scale)) }
+    }
+
+    /// Real values as stored ones, not yet rounded.
+    #[inline(always)]
+    unsafe fn stored_values<V: Vector>(self, real: V) -> V {
+        // SAFETY: the caller's.
+        unsafe { V::splat(f32::from(self.zero)).fma(real, V::splat(1.0 / self.scale)) }
+    }
 }
 
 /// A stored value. Kernels compute on real ones, whatever lies in memory.
 ///
 /// # Safety
-/// `load` and `store` as [`Vector::load`] and [`Vector::store`].
+/// `load` and `store` as [`Vector::load`] and [`Vector::store`], the others as [`Vector::load_first`] and
+/// [`Vector::store_first`].
 pub(super) trait Element: Copy + PartialEq {
     unsafe fn load<V: Vector>(p: *const Self, quant: Quant) -> V;
     unsafe fn store<V: Vector>(p: *mut Self, value: V, quant: Quant);
+    unsafe fn load_first<V: Vector>(p: *const Self, count: usize, quant: Quant) -> V;
+    unsafe fn store_first<V: Vector>(p: *mut Self, value: V, count: usize, quant: Quant);
     /// The nearest stored value.
     fn from_real(x: f32, quant: Quant) -> Self;
     /// A value stored under `from` as it is stored under `to`.
@@ -61,6 +78,16 @@ impl Element for f32 {
         unsafe { value.store(p) }
     }
     #[inline(always)]
+    unsafe fn load_first<V: Vector>(p: *const Self, count: usize, _: Quant) -> V {
+        // SAFETY: the caller's.
+        unsafe { V::load_first(p, count) }
+    }
+    #[inline(always)]
+    unsafe fn store_first<V: Vector>(p: *mut Self, value: V, count: usize, _: Quant) {
+        // SAFETY: the caller's.
+        unsafe { value.store_first(p, count) }
+    }
+    #[inline(always)]
     fn from_real(x: f32, _: Quant) -> Self {
         x
     }
@@ -74,15 +101,22 @@ impl Element for u8 {
     #[inline(always)]
     unsafe fn load<V: Vector>(p: *const Self, quant: Quant) -> V {
         // SAFETY: the caller's.
-        unsafe {
-            let shift = V::splat(-quant.scale * f32::from(quant.zero));
-            shift.fma(V::load_u8(p), V::splat(quant.scale))
-        }
+        unsafe { quant.real_values(V::load_u8(p)) }
     }
     #[inline(always)]
     unsafe fn store<V: Vector>(p: *mut Self, value: V, quant: Quant) {
         // SAFETY: the caller's.
-        unsafe { V::splat(f32::from(quant.zero)).fma(value, V::splat(1.0 / quant.scale)).store_u8(p) }
+        unsafe { quant.stored_values(value).store_u8(p) }
+    }
+    #[inline(always)]
+    unsafe fn load_first<V: Vector>(p: *const Self, count: usize, quant: Quant) -> V {
+        // SAFETY: the caller's.
+        unsafe { quant.real_values(V::load_u8_first(p, count)) }
+    }
+    #[inline(always)]
+    unsafe fn store_first<V: Vector>(p: *mut Self, value: V, count: usize, quant: Quant) {
+        // SAFETY: the caller's.
+        unsafe { quant.stored_values(value).store_u8_first(p, count) }
     }
     #[inline(always)]
     fn from_real(x: f32, quant: Quant) -> Self {

@@ -284,8 +284,7 @@ impl Engine {
             values.clear();
             for pixel in 0..view.pixels() {
                 let at = view.offset + pixel * view.pixel;
-                // SAFETY: a view without margin in the arena; nobody writes to a value before its last reader is done,
-                // and that waits for this thread.
+                // SAFETY: a view without margin in the arena; the workers go on only when this returns.
                 values.extend_from_slice(unsafe {
                     std::slice::from_raw_parts((arena as *const f32).add(at), view.channels)
                 });
@@ -365,7 +364,7 @@ struct Job<'a> {
 unsafe impl Sync for Job<'_> {}
 
 impl Job<'_> {
-    /// Goes through all steps, taking tasks until none is left; `finished` is told of every step by worker 0.
+    /// Goes through all steps, taking tasks until none is left; `finished` is told of every step once.
     fn run(&self, worker: usize, finished: &(dyn Fn(usize) + Sync)) {
         let context = Context { scratch: self.scratch[worker].as_ptr(), ..self.context };
         for (i, step) in self.steps.iter().enumerate() {
@@ -379,10 +378,8 @@ impl Job<'_> {
                 // once; `compile` checked the instruction set.
                 unsafe { step.kernel.run(task, &context) };
             }
-            self.barrier.wait();
-            if worker == 0 {
-                finished(i);
-            }
+            // The clock is read by the worker that ends the step: any other may have lost its processor meanwhile.
+            self.barrier.wait(|| finished(i));
         }
     }
 }

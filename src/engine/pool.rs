@@ -170,10 +170,12 @@ impl Barrier {
         Self { threads, arrived: AtomicUsize::new(0), round: AtomicUsize::new(0) }
     }
 
-    /// Returns when all workers have called it. What they wrote before is visible to all after.
-    pub fn wait(&self) {
+    /// Returns when all workers have called it. What they wrote before is visible to all after. Whoever comes last calls
+    /// `all_here` before anybody goes on.
+    pub fn wait(&self, all_here: impl FnOnce()) {
         let round = self.round.load(Ordering::Relaxed);
         if self.arrived.fetch_add(1, Ordering::AcqRel) + 1 == self.threads {
+            all_here();
             self.arrived.store(0, Ordering::Relaxed);
             self.round.store(round.wrapping_add(1), Ordering::Release);
         } else {
@@ -197,7 +199,7 @@ mod tests {
                 let sums: Vec<AtomicUsize> = (0..threads).map(|_| AtomicUsize::new(0)).collect();
                 pool.run(&|worker| {
                     marks[worker].store(round, Ordering::Relaxed);
-                    barrier.wait();
+                    barrier.wait(|| {});
                     sums[worker].store(marks.iter().map(|m| m.load(Ordering::Relaxed)).sum(), Ordering::Relaxed);
                 });
                 assert!(sums.iter().all(|s| s.load(Ordering::Relaxed) == round * threads));

@@ -1,6 +1,8 @@
 //! Which algorithm a convolution gets.
 
+use super::kernels::gemm::TileShape;
 use super::kernels::{View, WinogradTile};
+use super::simd::{CHANNEL_BLOCK, Isa};
 use crate::graph::Conv2d;
 
 /// The Winograd tile for a convolution, or `None` where the direct product is faster or the only way.
@@ -24,6 +26,13 @@ pub(super) fn winograd_tile(conv: &Conv2d, input: &View, output: &View) -> Optio
     };
     let best = [WinogradTile::Two, WinogradTile::Four].into_iter().min_by(|a, b| cost(*a).total_cmp(&cost(*b)))?;
     (cost(best) < 0.95 * direct).then_some(best)
+}
+
+impl Isa {
+    /// Channels that kernels take at a time: of inputs, and of the outputs of dense layers.
+    pub const fn channel_blocks(self) -> [usize; 2] {
+        [CHANNEL_BLOCK, TileShape::of(self).unit()]
+    }
 }
 
 /// Multiply-accumulates in the time of moving one transformed value in and out.

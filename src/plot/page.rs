@@ -7,9 +7,9 @@ use super::escape;
 /// Colours by role; series take theirs from `--s0` … in turn. Chosen to stay apart for colour-blind readers (after Okabe
 /// and Ito 2008) and readable on both backgrounds.
 const STYLE: &str = "\
-:root{color-scheme:light dark;--bg:#fff;--fg:#1b1f24;--soft:#5b6570;--line:#d8dee4;--s0:#0072b2;--s1:#c45500;--s2:#00855f;\
+:root{color-scheme:light dark;--bg:#fff;--fg:#1b1f24;--soft:#5b6570;--line:#d8dee4;--box:#f5f7f9;--ok:#00855f;--bad:#c2272d;--s0:#0072b2;--s1:#c45500;--s2:#00855f;\
 --s3:#a2528b;--s4:#8a6d00}
-@media(prefers-color-scheme:dark){:root{--bg:#14171a;--fg:#e6e9ec;--soft:#9aa4ae;--line:#343b42;--s0:#56b4e9;--s1:#f0883e;\
+@media(prefers-color-scheme:dark){:root{--bg:#14171a;--fg:#e6e9ec;--soft:#9aa4ae;--line:#343b42;--box:#1d2125;--ok:#2bbd95;--bad:#ff6b6b;--s0:#56b4e9;--s1:#f0883e;\
 --s2:#2bbd95;--s3:#d78fc2;--s4:#e0c040}}
 *{box-sizing:border-box}
 body{margin:0 auto;padding:1.2rem;max-width:60rem;font:16px/1.5 system-ui,sans-serif;background:var(--bg);color:var(--fg)}
@@ -23,6 +23,8 @@ figure{margin:.8rem 0}figcaption{font-size:.9rem;color:var(--soft)}
 svg{display:block;width:100%;height:auto}
 svg text{fill:var(--fg);font:12px system-ui,sans-serif}svg .soft{fill:var(--soft)}
 svg .grid{stroke:var(--line)}
+.verdict{margin:.7rem 0;padding:.4rem .8rem;border-left:4px solid var(--bad);background:var(--box)}\
+.verdict.ok{border-color:var(--ok)}
 .key{display:inline-block;width:.8em;height:.8em;margin:0 .3em 0 .9em;border-radius:2px}
 ";
 
@@ -52,6 +54,13 @@ impl Page {
     /// A remark of less weight.
     pub fn remark(&mut self, text: &str) {
         self.add(format_args!("<p class=\"soft\">{}</p>\n", escape(text)));
+    }
+
+    /// A result that is good or bad, in a few words and with its reason.
+    pub fn verdict(&mut self, good: bool, words: &str, reason: &str) {
+        let (class, mark) = if good { ("verdict ok", "✓") } else { ("verdict", "✗") };
+        let (words, reason) = (escape(words), escape(reason));
+        self.add(format_args!("<p class=\"{class}\"><strong>{mark} {words}</strong><br>{reason}</p>\n"));
     }
 
     /// A table; the first column is its rows' names.
@@ -101,7 +110,7 @@ mod tests {
             let name = tag.split([' ', '/']).find(|part| !part.is_empty()).unwrap();
             if tag.starts_with('/') {
                 assert_eq!(open.pop(), Some(name), "{tag}");
-            } else if !tag.ends_with('/') && !["!doctype", "meta"].contains(&name) {
+            } else if !tag.ends_with('/') && !["!doctype", "meta", "br"].contains(&name) {
                 open.push(name);
             }
         }
@@ -114,6 +123,7 @@ mod tests {
         page.heading("loss & gain");
         page.text("text");
         page.remark("small");
+        page.verdict(false, "bad <news>", "why");
         page.table(&["layer", "ms"], &[vec!["conv<1>".into(), "1.5".into()]]);
         let series = [Series { name: "a<b".into(), points: vec![(0.0, 1.0), (1.0, f64::NAN), (2.0, 3.0)] }];
         page.figure(&line_chart(&series, "step"), "curves");

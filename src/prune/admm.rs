@@ -117,17 +117,32 @@ impl Admm {
     /// # Errors
     /// As [`Selector::select`].
     pub fn harden(&mut self, selector: &Selector) -> Result<Vec<bool>> {
-        let keep: Vec<bool> = self.auxiliary.iter().map(|z| *z > 0.5).collect();
+        let support: Vec<bool> = self.auxiliary.iter().map(|z| *z > 0.5).collect();
+        let projected = self.harden_again(selector)?;
+        let keep = if selector.meets(&support, 1.0)? { support } else { projected };
+        self.settle(&keep);
+        Ok(keep)
+    }
+
+    /// A projection at the full budget whether or not the support meets it: for a selector that counts differently now.
+    ///
+    /// # Errors
+    /// As [`Selector::select`].
+    pub fn harden_again(&mut self, selector: &Selector) -> Result<Vec<bool>> {
         let scores: Vec<f32> =
-            (0..keep.len()).map(|i| 2.0 * self.auxiliary[i] + self.primal[i] + self.rank[i]).collect();
-        let full = selector.select(&scores, 1.0)?;
-        let keep = if selector.meets(&keep, 1.0)? { keep } else { full };
-        for (i, kept) in keep.iter().enumerate() {
-            self.auxiliary[i] = f32::from(u8::from(*kept));
+            (0..self.primal.len()).map(|i| 2.0 * self.auxiliary[i] + self.primal[i] + self.rank[i]).collect();
+        let keep = selector.select(&scores, 1.0)?;
+        self.settle(&keep);
+        Ok(keep)
+    }
+
+    /// Ends the iteration at `keep`.
+    fn settle(&mut self, keep: &[bool]) {
+        for (z, kept) in self.auxiliary.iter_mut().zip(keep) {
+            *z = f32::from(u8::from(*kept));
         }
         self.primal.clone_from(&self.auxiliary);
         self.scaled_dual.fill(0.0);
-        Ok(keep)
     }
 
     /// Skips the iteration: the importance rank alone decides, at the full budget.
@@ -136,8 +151,7 @@ impl Admm {
     /// As [`Selector::select`].
     pub fn jump_to_rank(&mut self, selector: &Selector) -> Result<()> {
         let keep = selector.select(&self.rank, 1.0)?;
-        self.auxiliary = keep.into_iter().map(|kept| f32::from(u8::from(kept))).collect();
-        self.primal.clone_from(&self.auxiliary);
+        self.settle(&keep);
         Ok(())
     }
 

@@ -20,21 +20,38 @@ pub enum Measure {
     Macs,
     /// Bytes of the saved tensors.
     Bytes,
+    /// Nanoseconds per image on the device at hand.
+    Latency,
 }
 
 impl Measure {
-    const ALL: [(Self, &'static str); 4] =
-        [(Self::Channels, "channels"), (Self::Params, "params"), (Self::Macs, "macs"), (Self::Bytes, "bytes")];
+    const ALL: [(Self, &'static str); 5] = [
+        (Self::Channels, "channels"),
+        (Self::Params, "params"),
+        (Self::Macs, "macs"),
+        (Self::Bytes, "bytes"),
+        (Self::Latency, "latency"),
+    ];
 
     /// The name used on the command line.
     pub fn name(self) -> &'static str {
         Self::ALL.iter().find(|(m, _)| *m == self).map_or("", |(_, name)| name)
     }
 
+    /// An amount with its unit.
+    pub fn show(self, amount: u64) -> String {
+        match self {
+            Self::Latency if amount >= 1_000_000 => format!("{:.2} ms", amount as f64 / 1e6),
+            Self::Latency => format!("{:.1} us", amount as f64 / 1e3),
+            Self::Channels | Self::Params | Self::Macs | Self::Bytes => amount.to_string(),
+        }
+    }
+
     /// What the network costs with only `keep` left.
     ///
     /// # Errors
-    /// [`Error::Shape`] if `keep` empties a layer.
+    /// [`Error::Shape`] if `keep` empties a layer; [`Error::Config`] for [`Measure::Latency`], which only a
+    /// [`super::LatencyModel`] knows.
     pub fn of(self, graph: &Graph, groups: &ChannelGroups, keep: &Keep) -> Result<u64> {
         if self == Self::Channels {
             let kept = groups.conv_channels().iter().zip(keep).filter(|(_, k)| **k);
@@ -45,7 +62,26 @@ impl Measure {
             Self::Channels | Self::Params => cost.params,
             Self::Macs => cost.macs,
             Self::Bytes => cost.bytes,
+            Self::Latency => return Err(Error::Config("budget latency: expected times of this device".into())),
         })
+    }
+}
+
+impl Measure {
+    /// Splits the unit off an amount: the digits, and what they are to be multiplied with, if there is a unit.
+    fn unit(self, value: &str) -> (&str, Option<f64>) {
+        let units: &[(&str, f64)] = match self {
+            Self::Latency => &[("us", 1e3), ("µs", 1e3), ("ms", 1e6), ("s", 1e9)],
+            Self::Bytes => &[("kB", 1e3), ("MB", 1e6), ("GB", 1e9), ("k", 1e3), ("M", 1e6), ("G", 1e9), ("B", 1.0)],
+            Self::Channels | Self::Params | Self::Macs => &[("k", 1e3), ("M", 1e6), ("G", 1e9)],
+        };
+        let ends = |unit: &str| {
+            let at = value.len().checked_sub(unit.len())?;
+            let (digits, end) = (value.get(..at)?, value.get(at..)?);
+            end.eq_ignore_ascii_case(unit).then_some(digits)
+        };
+        let found = units.iter().find_map(|(unit, factor)| Some((ends(unit)?, Some(*factor))));
+        found.unwrap_or((value, None))
     }
 }
 
@@ -88,7 +124,8 @@ impl Budget {
 impl FromStr for Budget {
     type Err = Error;
 
-    /// Reads `channels=0.6` (a fraction below 1 is the part removed) or `params=2M` (at most this much is left).
+    /// Reads `channels=0.6` (a fraction below 1 is the part removed), `params=2M` or `latency=12ms` (at most this much is
+    /// left).
     fn from_str(text: &str) -> Result<Self> {
         let fail = |reason: String| Error::Usage(format!("budget {text:?}: {reason}"));
         let (name, value) = text
@@ -98,23 +135,19 @@ impl FromStr for Budget {
             let known: Vec<&str> = Measure::ALL.iter().map(|(_, n)| *n).collect();
             fail(format!("unknown measure {name:?}, expected one of {}", known.join(", ")))
         })?;
-        let digits = if measure == Measure::Bytes { value.trim_end_matches(['B', 'b']) } else { value };
-        let (digits, factor) = match digits.chars().last() {
-            Some('k' | 'K') => (&digits[..digits.len() - 1], 1e3),
-            Some('m' | 'M') => (&digits[..digits.len() - 1], 1e6),
-            Some('g' | 'G') => (&digits[..digits.len() - 1], 1e9),
-            _ => (digits, 1.0),
-        };
+        let (digits, factor) = measure.unit(value);
         let number: f64 = digits.parse().map_err(|_| fail(format!("{value:?} is not a number")))?;
         let amount = if !number.is_finite() || number < 0.0 {
             return Err(fail(format!("expected a non-negative amount, got {value}")));
-        } else if number < 1.0 && factor == 1.0 {
+        } else if number < 1.0 && factor.is_none() {
             Amount::Removed(number)
-        } else if measure == Measure::Channels && number < 2.0 && factor == 1.0 {
+        } else if measure == Measure::Latency && factor.is_none() {
+            return Err(fail(format!("expected a unit (us, ms, s) or a fraction below 1, got {value}")));
+        } else if measure == Measure::Channels && number < 2.0 && factor.is_none() {
             return Err(fail(format!("the fraction removed must be below 1, got {value}")));
         } else {
             // Rounded: 4.1 · 1e6 is 4099999.99… in binary.
-            Amount::AtMost((number * factor).round() as u64)
+            Amount::AtMost((number * factor.unwrap_or(1.0)).round() as u64)
         };
         Ok(Self { measure, amount })
     }
@@ -124,6 +157,10 @@ impl fmt::Display for Budget {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.amount {
             Amount::Removed(fraction) => write!(f, "{}={fraction}", self.measure.name()),
+            // Shortest digits that read back, not those of `show`.
+            Amount::AtMost(limit) if self.measure == Measure::Latency => {
+                write!(f, "{}={}ms", self.measure.name(), limit as f64 / 1e6)
+            }
             Amount::AtMost(limit) => write!(f, "{}={limit}", self.measure.name()),
         }
     }
@@ -156,6 +193,9 @@ mod tests {
             (at_most("bytes=8MB"), at_most("bytes=900b"), at_most("macs=1.5G")),
             (8_000_000, 900, 1_500_000_000)
         );
+        assert_eq!((at_most("latency=12ms"), at_most("latency=0.5s")), (12_000_000, 500_000_000));
+        assert_eq!((at_most("latency=850us"), at_most("latency=1.5µs")), (850_000, 1500));
+        assert_eq!((removed("latency=0.4"), at_most("latency=0.25ms")), (0.4, 250_000));
         for (measure, name) in Measure::ALL {
             assert_eq!(format!("{name}=0.5").parse::<Budget>().unwrap().measure, measure);
             assert_eq!(measure.name(), name);
@@ -177,7 +217,7 @@ mod tests {
         for (text, expected) in [
             ("", "MEASURE=AMOUNT"),
             ("0.6", "MEASURE=AMOUNT"),
-            ("flops=0.6", "channels, params, macs, bytes"),
+            ("flops=0.6", "channels, params, macs, bytes, latency"),
             ("Channels=0.6", "unknown measure"),
             ("channels=", "not a number"),
             ("channels=M", "not a number"),
@@ -188,6 +228,11 @@ mod tests {
             ("params=NaN", "non-negative"),
             ("params=inf", "non-negative"),
             ("params=2T", "not a number"),
+            ("params=2ms", "not a number"),
+            ("latency=12", "expected a unit (us, ms, s)"),
+            ("latency=12M", "not a number"),
+            ("latency=ms", "not a number"),
+            ("latency=-1ms", "non-negative"),
         ] {
             let error = text.parse::<Budget>().unwrap_err();
             assert!(matches!(error, Error::Usage(_)), "{text}: {error}");
@@ -198,11 +243,17 @@ mod tests {
 
     #[test]
     fn what_is_shown_reads_back() {
-        for text in ["channels=0.6", "params=2000000", "macs=0", "bytes=1"] {
+        for text in ["channels=0.6", "params=2000000", "macs=0", "bytes=1", "latency=12.345678ms", "latency=0.5"] {
             let budget: Budget = text.parse().unwrap();
             assert_eq!(budget.to_string(), text);
             assert_eq!(budget.to_string().parse::<Budget>().unwrap(), budget);
         }
+    }
+
+    #[test]
+    fn amounts_have_units() {
+        let shown = [2_400_000, 850_000].map(|ns| Measure::Latency.show(ns));
+        assert_eq!((shown, Measure::Macs.show(12)), (["2.40 ms".into(), "850.0 us".into()], "12".into()));
     }
 
     #[test]

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Budget, Measure};
+use super::{Budget, LatencyModel, Measure};
 use crate::graph::{ChannelGroups, Graph, Keep};
 use crate::{Error, Result};
 
@@ -48,6 +48,8 @@ pub struct Selector<'a> {
     graph: &'a Graph,
     groups: &'a ChannelGroups,
     budget: Budget,
+    /// What networks take, where that is the budget's measure.
+    latency: Option<LatencyModel>,
     round_to: usize,
     /// For each prunable group the number of entries that always stay.
     floors: Vec<usize>,
@@ -61,8 +63,22 @@ impl<'a> Selector<'a> {
     ///
     /// # Errors
     /// [`Error::Config`] if a limit is out of range, a cap names no prunable layer, or the budget cannot be met even
-    /// with every layer at its limit (the message says how far it can go).
+    /// with every layer at its limit (the message says how far it can go), or it is one of latency.
     pub fn new(graph: &'a Graph, groups: &'a ChannelGroups, budget: Budget, limits: &Limits) -> Result<Self> {
+        Self::with_latency(graph, groups, budget, limits, None)
+    }
+
+    /// As [`Selector::new`], for a budget of latency too.
+    ///
+    /// # Errors
+    /// As [`Selector::new`]; a budget of latency is refused without a model only.
+    pub fn with_latency(
+        graph: &'a Graph,
+        groups: &'a ChannelGroups,
+        budget: Budget,
+        limits: &Limits,
+        latency: Option<LatencyModel>,
+    ) -> Result<Self> {
         limits.validate()?;
         if let Some(name) = limits.caps.keys().find(|name| groups.prunable().all(|g| g.name != **name)) {
             let known: Vec<&str> = groups.prunable().map(|g| g.name.as_str()).collect();
@@ -80,24 +96,54 @@ impl<'a> Selector<'a> {
             })
             .collect();
         let all = vec![true; groups.len()];
-        let full = budget.measure.of(graph, groups, &all)?;
-        let savings = savings(graph, groups, budget.measure, full)?;
-        let selector = Self { graph, groups, budget, round_to: limits.round_to, floors, savings, full };
+        let mut selector = Self {
+            graph,
+            groups,
+            budget,
+            latency,
+            round_to: limits.round_to,
+            floors,
+            savings: vec![1.0; groups.len()],
+            full: 0,
+        };
+        selector.full = selector.measure(&all)?;
+        selector.savings = selector.savings_of_entries()?;
         let least = selector.measure(&selector.keep_above(&vec![0.0; groups.len()], usize::MAX))?;
-        let limit = budget.limit(full, 1.0);
+        let limit = selector.limit(1.0);
         if least > limit {
+            let show = |amount| budget.measure.show(amount);
             return Err(Error::Config(format!(
-                "budget {budget}: at most {limit} of {full} {} may be left, but the layers' limits (min_keep, caps, \
-                 round_to, scope) leave at least {least}",
-                budget.measure.name()
+                "budget {budget}: at most {} of {} {} may be left, but the layers' limits (min_keep, caps, round_to, \
+                 scope) leave at least {}",
+                show(limit),
+                show(selector.full),
+                budget.measure.name(),
+                show(least)
             )));
         }
         Ok(selector)
     }
 
     /// The budget's measure of the network with only `keep` left.
+    ///
+    /// # Errors
+    /// As [`Measure::of`].
     pub fn measure(&self, keep: &Keep) -> Result<u64> {
-        self.budget.measure.of(self.graph, self.groups, keep)
+        match (self.budget.measure, &self.latency) {
+            (Measure::Latency, Some(model)) => Ok(model.nanoseconds(&self.graph.compact(self.groups, keep)?.graph)),
+            (measure, _) => measure.of(self.graph, self.groups, keep),
+        }
+    }
+
+    /// Counts `factor` times as much time from now on: so much longer than predicted did a network take that was chosen
+    /// here. Nothing else changes, for budgets of other measures nothing at all.
+    pub fn correct_latency(&mut self, factor: f64) {
+        self.latency = self.latency.take().map(|model| model.corrected(factor));
+    }
+
+    /// How much of the measure may be left at `progress`.
+    pub fn limit(&self, progress: f64) -> u64 {
+        self.budget.limit(self.full, progress)
     }
 
     /// Whether `keep` meets the budget that is in force at `progress`; the layers' limits are not looked at.
@@ -105,7 +151,12 @@ impl<'a> Selector<'a> {
     /// # Errors
     /// As [`Measure::of`].
     pub fn meets(&self, keep: &Keep, progress: f64) -> Result<bool> {
-        Ok(self.measure(keep)? <= self.budget.limit(self.full, progress))
+        Ok(self.measure(keep)? <= self.limit(progress))
+    }
+
+    /// The budget.
+    pub const fn budget(&self) -> Budget {
+        self.budget
     }
 
     /// The budget's measure of the whole network.
@@ -125,7 +176,7 @@ impl<'a> Selector<'a> {
         if scores.iter().any(|s| !s.is_finite()) {
             return Err(Error::Numeric("select: a channel's score is not finite".into()));
         }
-        let limit = self.budget.limit(self.full, progress);
+        let limit = self.limit(progress);
         // The measure falls with every channel removed, so the smallest sufficient number is found by bisection.
         let (mut low, mut high) = (0, self.groups.len());
         while low < high {
@@ -170,29 +221,31 @@ impl<'a> Selector<'a> {
         }
         keep
     }
+
+    /// What removing an entry of each group saves, relative to the mean over entries.
+    fn savings_of_entries(&self) -> Result<Vec<f64>> {
+        let mut savings = vec![1.0; self.groups.len()];
+        for group in self.groups.prunable() {
+            if group.width < 2 {
+                continue;
+            }
+            // Time falls in steps of whole blocks: over half of the entries their height is spread evenly.
+            let removed = if self.latency.is_some() { group.width / 2 } else { 1 };
+            let mut keep = vec![true; self.groups.len()];
+            keep[group.entries.clone()].iter_mut().take(removed).for_each(|keep| *keep = false);
+            let saved = self.full.saturating_sub(self.measure(&keep)?);
+            savings[group.entries.clone()].fill(saved as f64 / removed as f64);
+        }
+        let mean = savings.iter().sum::<f64>() / savings.len().max(1) as f64;
+        // A channel that saves nothing (a linear neuron under a channel budget) is never worth removing.
+        Ok(savings.into_iter().map(|s| (s / mean.max(f64::MIN_POSITIVE)).max(1e-9)).collect())
+    }
 }
 
 fn ranked_best_first(entries: impl IntoIterator<Item = usize>, score: impl Fn(usize) -> f64) -> Vec<usize> {
     let mut ranked: Vec<(usize, f64)> = entries.into_iter().map(|e| (e, score(e))).collect();
     ranked.sort_by(|a, b| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0)));
     ranked.into_iter().map(|(e, _)| e).collect()
-}
-
-/// What removing one entry of each group saves, relative to the mean over entries.
-fn savings(graph: &Graph, groups: &ChannelGroups, measure: Measure, full: u64) -> Result<Vec<f64>> {
-    let mut savings = vec![1.0; groups.len()];
-    for group in groups.prunable() {
-        if group.width < 2 {
-            continue;
-        }
-        let mut keep = vec![true; groups.len()];
-        keep[group.entries.start] = false;
-        let saved = full - measure.of(graph, groups, &keep)?;
-        savings[group.entries.clone()].fill(saved as f64);
-    }
-    let mean = savings.iter().sum::<f64>() / savings.len().max(1) as f64;
-    // A channel that saves nothing (a linear neuron under a channel budget) is never worth removing.
-    Ok(savings.into_iter().map(|s| (s / mean.max(f64::MIN_POSITIVE)).max(1e-9)).collect())
 }
 
 #[cfg(test)]

@@ -87,6 +87,8 @@ impl Store {
     pub fn versions(&self, name: &ModelName) -> Result<Vec<Version>> {
         let whole = |version: &Version| match self.manifest(name, *version) {
             Ok(_) => true,
+            // Removed a moment ago.
+            Err(Error::Usage(_)) => false,
             Err(error) => {
                 log::warn!("version is damaged model={name} version={version}: {error}");
                 false
@@ -137,7 +139,8 @@ impl Store {
         if !self.numbers(name)?.contains(&version) {
             return Err(self.unknown(name, version));
         }
-        Manifest::read(&self.folder(name).join(version.to_string()), name, version)
+        let read = Manifest::read(&self.folder(name).join(version.to_string()), name, version);
+        read.map_err(|error| self.unless_removed(name, version, error))
     }
 
     /// Checks a version against the digest it was published with.
@@ -147,7 +150,7 @@ impl Store {
     pub fn verify(&self, name: &ModelName, version: Version) -> Result<()> {
         let manifest = self.manifest(name, version)?;
         let path = self.path(name, version);
-        let got = sha256_file(&path)?;
+        let got = sha256_file(&path).map_err(|error| self.unless_removed(name, version, error))?;
         if got == manifest.model_sha256 {
             return Ok(());
         }
@@ -183,6 +186,11 @@ impl Store {
     pub fn unknown_model(&self, name: &ModelName) -> Error {
         let models = self.models().unwrap_or_default();
         Error::Usage(format!("{}: no model {name}, there are: {}", self.root.display(), listed(&models)))
+    }
+
+    /// What was met while a version was read: nothing is damaged if somebody removed it meanwhile.
+    fn unless_removed(&self, name: &ModelName, version: Version, error: Error) -> Error {
+        if self.folder(name).join(version.to_string()).exists() { error } else { self.unknown(name, version) }
     }
 
     /// The error for a version that does not exist, saying which ones do.

@@ -79,16 +79,24 @@ impl Store {
     /// # Errors
     /// [`Error::Io`] if the model's folder cannot be listed.
     pub fn last_good(&self, name: &ModelName) -> Result<Option<Version>> {
-        let candidates = self.candidates(name)?;
-        let found = self.first_good(name, candidates.iter().copied());
-        match found {
-            Some(version) if Some(&version) != candidates.first() => {
-                log::warn!("an earlier version stands in model={name} version={version}");
+        let folder = self.folder(name);
+        loop {
+            let pointer = Pointer::read(&folder).ok();
+            let candidates = self.candidates(name)?;
+            let found = self.first_good(name, candidates.iter().copied());
+            if found == candidates.first().copied() {
+                return Ok(found);
             }
-            None if !candidates.is_empty() => log::error!("no version is whole model={name}"),
-            _ => {}
+            if pointer != Pointer::read(&folder).ok() {
+                // Another version was activated meanwhile, and these perhaps removed.
+                continue;
+            }
+            match found {
+                Some(version) => log::warn!("another version stands in model={name} version={version}"),
+                None => log::error!("no version is whole model={name}"),
+            }
+            return Ok(found);
         }
-        Ok(found)
     }
 
     /// The versions to try in turn when one has to serve: the active one, those that were active before, the latest

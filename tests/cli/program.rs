@@ -18,6 +18,7 @@ pub struct Finished {
 pub fn command(folder: &Path, arguments: &str) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_secateur"));
     command.args(arguments.split_whitespace()).current_dir(folder);
+    command.env("XDG_CACHE_HOME", folder.join("cache"));
     // The caller's level of logging must not hide what tests look for.
     command.env_remove("RUST_LOG").stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     command

@@ -92,6 +92,21 @@ fn assert_resumed(log: &str, phase: usize, step: u64) {
 }
 
 #[test]
+fn killed_under_a_budget_of_latency_the_bytes_stay_the_same() {
+    let arguments = format!("{} --latency-table table.json", ADAPT.replace("channels=0.5", "latency=0.3"));
+    let first = Workplace::new();
+    let expected = outcome(&first, &arguments);
+    let place = Workplace::new();
+    place.write("table.json", first.bytes("table.json"));
+    let (mut child, _) = start_until(&place, &arguments, (1, 20));
+    child.kill().unwrap();
+    wait(child, &arguments).ended_by_a_signal();
+    // What the checkpoint holds is enough.
+    fs::remove_file(place.path("table.json")).unwrap();
+    assert!(outcome(&place, &format!("{arguments} --resume")) == expected, "the resumed run differs");
+}
+
+#[test]
 fn killed_repeatedly_in_one_phase_the_bytes_stay_the_same() {
     let (place, expected) = (Workplace::new(), uninterrupted());
     let mut arguments = ADAPT.to_string();

@@ -1,7 +1,7 @@
 //! Dense convolution and linear layer as a product of gathered rows with packed weights.
 
 use super::epilogue::Epilogue;
-use super::gemm::{MAX_ROWS, PanelProduct, TileShape, pack, product, split_rows};
+use super::gemm::{MAX_ROWS, Panel, PanelProduct, TileShape, pack, product, split_rows};
 use super::taps::Taps;
 use super::{Context, Kernel, View, part, task_count};
 use crate::engine::simd::{Isa, padded};
@@ -84,13 +84,13 @@ impl Conv {
     fn split(&self, batch: usize, threads: usize) -> (usize, usize) {
         let rows = batch * self.output.pixels();
         let columns = padded(self.conv.out_channels);
-        let panels = self.shape.panels(columns).count();
+        let panels = self.shape.panels(columns).len();
         let macs = rows * columns * self.taps.count * self.taps.inner;
         let wanted = task_count(macs, MACS_PER_TASK, threads, usize::MAX);
         let reach = self.taps.reach(&self.input);
-        let most_rows = (INPUT_PER_TASK / reach).max(8 * self.shape.rows);
+        let most_rows = (INPUT_PER_TASK / reach).max(8 * self.shape.rows());
         // Few rows: threads share the panels, so that each goes over its own part of the weights only.
-        if rows < wanted * 4 * self.shape.rows {
+        if rows < wanted * 4 * self.shape.rows() {
             let chunks = rows.div_ceil(most_rows);
             return (chunks, wanted.div_ceil(chunks).min(panels));
         }
@@ -133,11 +133,11 @@ impl Kernel for Conv {
             return;
         }
         let columns = padded(self.conv.out_channels);
-        let panels = part(self.shape.panels(columns).count(), task / chunks, groups);
+        let panels = part(self.shape.panels(columns).len(), task / chunks, groups);
         let inner = self.taps.count * self.taps.inner;
         let mut table_for = 0;
-        for (first, width) in self.shape.panels(columns).skip(panels.start).take(panels.len()) {
-            let tile_rows = self.shape.rows_for(width);
+        for panel in self.shape.panels(columns).skip(panels.start).take(panels.len()) {
+            let Panel { first, rows: tile_rows, .. } = panel;
             // SAFETY: the plan's: views lie in the arena; row `rows.start` of the output is in it.
             unsafe {
                 if table_for != tile_rows {
@@ -146,12 +146,12 @@ impl Kernel for Conv {
                 }
                 let pixel = |view: &View| context.arena.add(view.offset + rows.start * view.pixel + first);
                 let residual = self.residual.as_ref();
-                let panel = PanelProduct {
+                let product_of = PanelProduct {
                     table: context.scratch.cast(),
                     taps: self.taps.count,
                     inner: self.taps.inner,
                     weights: self.weights.as_ptr().add(first * inner),
-                    width,
+                    panel,
                     bias: self.bias.as_ptr().add(first),
                     out: pixel(&self.output),
                     out_stride: self.output.pixel,
@@ -159,14 +159,14 @@ impl Kernel for Conv {
                     residual_stride: residual.map_or(0, |view| view.pixel),
                     epilogue: self.epilogue,
                 };
-                product(context.isa, &panel, rows.len());
+                product(context.isa, &product_of, rows.len());
             }
         }
     }
 
     fn scratch(&self) -> usize {
         let reach = self.taps.reach(&self.input);
-        let rows = (INPUT_PER_TASK / reach).max(8 * self.shape.rows) + MAX_ROWS;
+        let rows = (INPUT_PER_TASK / reach).max(8 * self.shape.rows()) + MAX_ROWS;
         rows * self.taps.count * (size_of::<*const f32>() / size_of::<f32>())
     }
 

@@ -25,9 +25,9 @@ pub(in crate::engine) struct ConvInt8 {
     layout: DotLayout,
     shape: TileShape,
     weights: IntWeights,
-    /// Makes up for the zero point of the input, per padded column.
+    /// Makes up for the zero point of the input, per packed column.
     start: Vec<i32>,
-    /// Real size of one unit of a sum, per padded column.
+    /// Real size of one unit of a sum, per packed column.
     scale: Vec<f32>,
     bias: Vec<f32>,
     target: Target,
@@ -50,10 +50,12 @@ impl ConvInt8 {
             IntWeights::new(isa, inner, conv.out_channels, |k, column| weights.value(&conv, input.channels, k, column));
         let layout = DotLayout::of(isa);
         let zero = i32::from(input.quant.zero) - layout.offset();
+        let mut bias = weights.padded_bias(conv.out_channels);
+        bias.resize(packed.sums.len(), 0.0);
         Self {
             start: packed.sums.iter().map(|sum| -zero * sum).collect(),
             scale: packed.scale.iter().map(|scale| scale * input.quant.scale).collect(),
-            bias: weights.padded_bias(conv.out_channels),
+            bias,
             target: if real { Target::Real } else { Target::Quantized(output.quant) },
             columns: conv.out_channels.next_multiple_of(crate::engine::simd::CHANNEL_BLOCK),
             shape: tile_shape(isa),
@@ -72,16 +74,16 @@ impl ConvInt8 {
     }
 
     fn most_rows(&self) -> usize {
-        (ROWS_PER_TASK / self.row_bytes()).max(4 * self.shape.rows)
+        (ROWS_PER_TASK / self.row_bytes()).max(4 * self.shape.rows())
     }
 
     /// Chunks of rows × groups of panels.
     fn split(&self, batch: usize, threads: usize) -> (usize, usize) {
         let rows = batch * self.output.pixels();
-        let panels = self.shape.panels(self.columns).count();
+        let panels = self.shape.panels(self.columns).len();
         let wanted = task_count(rows * self.columns * self.row_bytes(), MACS_PER_TASK, threads, usize::MAX);
         // Few rows: threads share the panels, so that each goes over its own part of the weights only.
-        if rows < wanted * 4 * self.shape.rows {
+        if rows < wanted * 4 * self.shape.rows() {
             let chunks = rows.div_ceil(self.most_rows());
             return (chunks, wanted.div_ceil(chunks).min(panels));
         }
@@ -101,21 +103,21 @@ impl Kernel for ConvInt8 {
         if rows.is_empty() {
             return;
         }
-        let panels = part(self.shape.panels(self.columns).count(), task / chunks, groups);
+        let panels = part(self.shape.panels(self.columns).len(), task / chunks, groups);
         let bytes = if self.target == Target::Real { size_of::<f32>() } else { 1 };
         // SAFETY: the plan's: views lie in the arena; row `rows.start` of the output is in it.
         unsafe {
             let pixels = (rows.start, rows.end);
             dispatch!(context, gather(this: &ConvInt8 = self, context: &Context = context, pixels: (usize, usize) = pixels));
-            for (first, width) in self.shape.panels(self.columns).skip(panels.start).take(panels.len()) {
-                let residual = self.residual.as_ref();
+            for panel in self.shape.panels(self.columns).skip(panels.start).take(panels.len()) {
+                let (first, residual) = (panel.first, self.residual.as_ref());
                 let out = context.arena.cast::<u8>().add(self.output.offset);
-                let panel = IntProduct {
+                let product_of = IntProduct {
                     rows: context.scratch.cast(),
                     row_bytes: self.row_bytes(),
                     groups: self.weights.groups,
                     weights: self.weights.packed.as_ptr().add(first * self.row_bytes()),
-                    width,
+                    panel,
                     start: self.start.as_ptr().add(first),
                     scale: self.scale.as_ptr().add(first),
                     bias: self.bias.as_ptr().add(first),
@@ -129,7 +131,7 @@ impl Kernel for ConvInt8 {
                     residual_quant: residual.map_or(self.input.quant, |view| view.quant),
                     epilogue: self.epilogue,
                 };
-                product(context.isa, &panel, rows.len());
+                product(context.isa, &product_of, rows.len());
             }
         }
     }

@@ -7,11 +7,14 @@ use crate::engine::element::Element;
 use crate::engine::simd::{CHANNEL_BLOCK, Vector, dispatch, padded};
 use crate::graph::Conv2d;
 
-/// Output pixels computed together, so that a weight is loaded once for all of them.
-const TILE: usize = 4;
+/// Output pixels of a row computed together, so that weights and columns are loaded once for all of them. Maps are
+/// mostly 7·2ⁿ wide.
+const TILE: usize = 7;
 const MACS_PER_TASK: usize = 1 << 17;
-/// Weights that stay in the first-level cache while a task goes over its rows.
-const WEIGHTS_PER_BLOCK: usize = 4 << 10;
+/// Input values under the kernel's rows that stay in the first-level cache while a task goes down its rows.
+const INPUT_PER_BLOCK: usize = 6 << 10;
+/// Fewer channels make runs too short to be fetched ahead.
+const LEAST_CHANNELS: usize = 64;
 
 /// A depthwise convolution (one filter per channel), with its activation.
 pub(in crate::engine) struct Depthwise {
@@ -50,15 +53,21 @@ impl Kernel for Depthwise {
         let rows = (rows.start, rows.end);
         // SAFETY: the caller's.
         unsafe {
-            match self.conv.kernel[1] {
-                3 => {
-                    dispatch!(context, rows3(this: &Depthwise = self, context: &Context = context, rows: (usize, usize) = rows))
+            match (self.conv.kernel[1], self.conv.stride[1], self.conv.dilation[1]) {
+                (3, 1, 1) => {
+                    dispatch!(wide context, rows3(this: &Depthwise = self, context: &Context = context, rows: (usize, usize) = rows));
                 }
-                5 => {
-                    dispatch!(context, rows5(this: &Depthwise = self, context: &Context = context, rows: (usize, usize) = rows))
+                (3, 2, 1) => {
+                    dispatch!(wide context, rows3_by2(this: &Depthwise = self, context: &Context = context, rows: (usize, usize) = rows));
+                }
+                (5, 1, 1) => {
+                    dispatch!(wide context, rows5(this: &Depthwise = self, context: &Context = context, rows: (usize, usize) = rows));
+                }
+                (5, 2, 1) => {
+                    dispatch!(wide context, rows5_by2(this: &Depthwise = self, context: &Context = context, rows: (usize, usize) = rows));
                 }
                 _ => {
-                    dispatch!(context, rows_any(this: &Depthwise = self, context: &Context = context, rows: (usize, usize) = rows))
+                    dispatch!(context, rows_any(this: &Depthwise = self, context: &Context = context, rows: (usize, usize) = rows));
                 }
             }
         }
@@ -76,31 +85,43 @@ impl Kernel for Depthwise {
 #[inline(always)]
 unsafe fn rows3<V: Vector, E: Element>(this: &Depthwise, context: &Context, rows: (usize, usize)) {
     // SAFETY: the caller's.
-    unsafe { output_rows::<V, E, 3>(this, context, rows) }
+    unsafe { output_rows::<V, E, 3, 1>(this, context, rows) }
+}
+
+#[inline(always)]
+unsafe fn rows3_by2<V: Vector, E: Element>(this: &Depthwise, context: &Context, rows: (usize, usize)) {
+    // SAFETY: the caller's.
+    unsafe { output_rows::<V, E, 3, 2>(this, context, rows) }
 }
 
 #[inline(always)]
 unsafe fn rows5<V: Vector, E: Element>(this: &Depthwise, context: &Context, rows: (usize, usize)) {
     // SAFETY: the caller's.
-    unsafe { output_rows::<V, E, 5>(this, context, rows) }
+    unsafe { output_rows::<V, E, 5, 1>(this, context, rows) }
+}
+
+#[inline(always)]
+unsafe fn rows5_by2<V: Vector, E: Element>(this: &Depthwise, context: &Context, rows: (usize, usize)) {
+    // SAFETY: the caller's.
+    unsafe { output_rows::<V, E, 5, 2>(this, context, rows) }
 }
 
 #[inline(always)]
 unsafe fn rows_any<V: Vector, E: Element>(this: &Depthwise, context: &Context, rows: (usize, usize)) {
     // SAFETY: the caller's.
-    unsafe { output_rows::<V, E, 0>(this, context, rows) }
+    unsafe { output_rows::<V, E, 0, 0>(this, context, rows) }
 }
 
-/// Some output rows, counted over the batch, for a kernel `KW` columns wide (0: any width).
+/// Some output rows, counted over the batch, for a kernel `KW` columns wide and horizontal stride `S` (0: any).
 #[inline(always)]
-unsafe fn output_rows<V: Vector, E: Element, const KW: usize>(
+unsafe fn output_rows<V: Vector, E: Element, const KW: usize, const S: usize>(
     this: &Depthwise,
     context: &Context,
     rows: (usize, usize),
 ) {
     let (conv, input, output, channels) = (&this.conv, &this.input, &this.output, this.bias.len());
-    let taps = conv.kernel[0] * conv.kernel[1];
-    let block = (WEIGHTS_PER_BLOCK / taps / CHANNEL_BLOCK).max(1) * CHANNEL_BLOCK;
+    let block =
+        (INPUT_PER_BLOCK / (conv.kernel[0] * input.size[1])).max(LEAST_CHANNELS).next_multiple_of(2 * CHANNEL_BLOCK);
     let reach = (conv.kernel[1] - 1) * conv.dilation[1];
     let mut c = 0;
     while c < channels {
@@ -134,9 +155,9 @@ unsafe fn output_rows<V: Vector, E: Element, const KW: usize>(
                         channels: (c, end),
                     };
                     if whole {
-                        pixels::<V, E, KW, true>(this, &tile);
+                        pixels::<V, E, KW, S, true>(this, &tile);
                     } else {
-                        pixels::<V, E, KW, false>(this, &tile);
+                        pixels::<V, E, KW, S, false>(this, &tile);
                     }
                 }
                 ox += TILE;
@@ -162,28 +183,24 @@ struct Tile<E> {
 
 /// Computes a tile; `WHOLE` promises that all its columns lie in the image and that it is full.
 #[inline(always)]
-unsafe fn pixels<V: Vector, E: Element, const KW: usize, const WHOLE: bool>(this: &Depthwise, tile: &Tile<E>) {
-    let (conv, input, channels) = (&this.conv, &this.input, this.bias.len());
-    let kernel_width = if KW == 0 { conv.kernel[1] } else { KW };
-    let (step, tap_step) = (conv.stride[1] * input.pixel, conv.dilation[1] * input.pixel);
+unsafe fn pixels<V: Vector, E: Element, const KW: usize, const S: usize, const WHOLE: bool>(
+    this: &Depthwise,
+    tile: &Tile<E>,
+) {
+    let (conv, input) = (&this.conv, &this.input);
     let mut c = tile.channels.0;
     while c < tile.channels.1 {
+        let some = V::LANES.min(tile.channels.1 - c);
         // SAFETY: the caller's; channels are padded on both sides.
         unsafe {
-            let mut acc = [V::load(this.bias.as_ptr().add(c)); TILE];
+            let mut acc = [V::load_first(this.bias.as_ptr().add(c), some); TILE];
             for ky in tile.rows.0..tile.rows.1 {
-                let mut weights = this.weights.as_ptr().add(ky * kernel_width * channels + c);
-                let mut from = tile.origin.wrapping_add(ky * conv.dilation[0] * input.row() + c);
-                for kx in 0..kernel_width {
-                    let w = V::load(weights);
-                    for t in 0..TILE {
-                        let x = tile.x.wrapping_add(t * conv.stride[1] + kx * conv.dilation[1]);
-                        if WHOLE || (x < input.size[1] && t < tile.count) {
-                            acc[t] = acc[t].fma(E::load(from.wrapping_add(t * step), input.quant), w);
-                        }
-                    }
-                    weights = weights.wrapping_add(channels);
-                    from = from.wrapping_add(tap_step);
+                let from = tile.origin.wrapping_add(ky * conv.dilation[0] * input.row() + c);
+                let line = Line { from, ky, c, some };
+                if S == 1 {
+                    shared_line::<V, E, KW, WHOLE>(this, tile, line, &mut acc);
+                } else {
+                    any_line::<V, E, KW, S, WHOLE>(this, tile, line, &mut acc);
                 }
             }
             let (low, high) = (V::splat(this.epilogue.low), V::splat(this.epilogue.high));
@@ -193,10 +210,76 @@ unsafe fn pixels<V: Vector, E: Element, const KW: usize, const WHOLE: bool>(this
                     if let Some(function) = this.epilogue.smooth {
                         y = smooth(y, function);
                     }
-                    E::store(tile.out.add(t * this.output.pixel + c), y, this.output.quant);
+                    E::store_first(tile.out.add(t * this.output.pixel + c), y, some, this.output.quant);
                 }
             }
         }
         c += V::LANES;
+    }
+}
+
+/// One kernel row over some channels of a tile.
+struct Line<E> {
+    /// Where the first tap of the first pixel reads.
+    from: *const E,
+    ky: usize,
+    /// First channel, number of channels.
+    c: usize,
+    some: usize,
+}
+
+/// Adds a kernel row of stride 1: every input column is loaded once and goes to all pixels that want it.
+#[inline(always)]
+unsafe fn shared_line<V: Vector, E: Element, const KW: usize, const WHOLE: bool>(
+    this: &Depthwise,
+    tile: &Tile<E>,
+    line: Line<E>,
+    acc: &mut [V; TILE],
+) {
+    let (input, channels) = (&this.input, this.bias.len());
+    // SAFETY: the caller's; columns outside the image are left out.
+    unsafe {
+        let mut weights = [V::splat(0.0); KW];
+        for (kx, weight) in weights.iter_mut().enumerate() {
+            let at = this.weights.as_ptr().add((line.ky * KW + kx) * channels + line.c);
+            *weight = V::load_first(at, line.some);
+        }
+        for column in 0..TILE - 1 + KW {
+            if WHOLE || tile.x.wrapping_add(column) < input.size[1] {
+                let value: V = E::load_first(line.from.wrapping_add(column * input.pixel), line.some, input.quant);
+                for t in 0..TILE {
+                    if let Some(&weight) = column.checked_sub(t).and_then(|kx| weights.get(kx)) {
+                        acc[t] = acc[t].fma(value, weight);
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Adds a kernel row of any stride and dilation.
+#[inline(always)]
+unsafe fn any_line<V: Vector, E: Element, const KW: usize, const S: usize, const WHOLE: bool>(
+    this: &Depthwise,
+    tile: &Tile<E>,
+    line: Line<E>,
+    acc: &mut [V; TILE],
+) {
+    let (conv, input, channels) = (&this.conv, &this.input, this.bias.len());
+    let (kernel_width, stride, dilation) =
+        if KW == 0 { (conv.kernel[1], conv.stride[1], conv.dilation[1]) } else { (KW, S, 1) };
+    for kx in 0..kernel_width {
+        // SAFETY: the caller's; columns outside the image are left out.
+        unsafe {
+            let weight = this.weights.as_ptr().add((line.ky * kernel_width + kx) * channels + line.c);
+            let weight = V::load_first(weight, line.some);
+            for t in 0..TILE {
+                let column = t * stride + kx * dilation;
+                if WHOLE || (tile.x.wrapping_add(column) < input.size[1] && t < tile.count) {
+                    let value: V = E::load_first(line.from.wrapping_add(column * input.pixel), line.some, input.quant);
+                    acc[t] = acc[t].fma(value, weight);
+                }
+            }
+        }
     }
 }

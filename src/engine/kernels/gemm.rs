@@ -6,79 +6,113 @@
 //! the panel in the first-level cache; in between, partial sums rest in the output.
 
 use super::epilogue::{Epilogue, clamp, smooth};
-use crate::engine::simd::{CHANNEL_BLOCK, Isa, Vector};
+#[cfg(doc)]
+use crate::engine::simd::CHANNEL_BLOCK;
+use crate::engine::simd::{Isa, Vector, padded};
+use crate::graph::Activation;
 
-/// Inner products per pass over a panel: 16 columns of 384 values are 24 KB.
-const INNER_BLOCK: usize = 384;
+/// Values of a panel that one pass goes over: two thirds of a first-level cache.
+const PANEL_BLOCK: usize = 8 << 10;
 /// How far ahead of its use a panel is asked for, in values: weights come from memory once per request.
-const AHEAD: usize = 512;
+const AHEAD: usize = 1024;
 /// The tallest register tile of any instruction set.
 pub(in crate::engine) const MAX_ROWS: usize = 12;
 
-/// The register tile of an instruction set: panels of `columns` with up to `rows` rows, and panels of
-/// [`CHANNEL_BLOCK`] columns with up to `tail_rows` rows for what is left over.
+/// The register tiles of an instruction set: panels of one or more *units* of columns, each with as many rows as the
+/// registers hold accumulators for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::engine) struct TileShape {
-    pub columns: usize,
+    /// Columns of a unit.
+    unit: usize,
+    /// Most rows of a panel of 1, 2, … units; one entry, or three.
+    rows: &'static [usize],
+}
+
+/// Some columns of a matrix.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::engine) struct Panel {
+    /// First column.
+    pub first: usize,
+    /// Columns, a multiple of [`CHANNEL_BLOCK`].
+    pub width: usize,
+    /// Columns in the packed weights: whole units.
+    pub packed: usize,
+    /// Most rows of its register tile.
     pub rows: usize,
-    pub tail_rows: usize,
 }
 
 impl TileShape {
-    /// The tile of `isa`: as many accumulators as its registers hold.
+    /// The tiles of `isa`.
     pub const fn of(isa: Isa) -> Self {
         match isa {
-            Isa::Portable => Self { columns: 8, rows: 4, tail_rows: 4 },
-            Isa::Neon | Isa::NeonDot => Self { columns: 8, rows: 8, tail_rows: 8 },
-            Isa::Avx2 | Isa::Avx2Vnni => Self { columns: 16, rows: 6, tail_rows: 12 },
-            Isa::Avx512 | Isa::Avx512Vnni => Self { columns: 32, rows: 12, tail_rows: 12 },
+            Isa::Portable => Self { unit: 8, rows: &[4] },
+            Isa::Neon | Isa::NeonDot => Self { unit: 8, rows: &[8] },
+            Isa::Avx2 | Isa::Avx2Vnni => Self { unit: 8, rows: &[12, 6, 4] },
+            Isa::Avx512 | Isa::Avx512Vnni => Self { unit: 16, rows: &[12, 12, 8] },
         }
     }
 
-    /// First column and width of each panel of a matrix with `columns` columns, a multiple of [`CHANNEL_BLOCK`].
-    pub fn panels(self, columns: usize) -> impl Iterator<Item = (usize, usize)> {
-        let wide = columns / self.columns;
-        let tail = (columns - wide * self.columns) / CHANNEL_BLOCK;
-        let wide_panels = (0..wide).map(move |i| (i * self.columns, self.columns));
-        wide_panels.chain((0..tail).map(move |i| (wide * self.columns + i * CHANNEL_BLOCK, CHANNEL_BLOCK)))
+    /// Columns of a unit.
+    pub const fn unit(self) -> usize {
+        self.unit
     }
 
-    /// Rows of the tile for a panel of `width` columns.
-    pub const fn rows_for(self, width: usize) -> usize {
-        if width == self.columns { self.rows } else { self.tail_rows }
+    /// Rows of the usual tile.
+    pub fn rows(self) -> usize {
+        self.rows[self.rows.len() / 2]
+    }
+
+    /// The panels of a matrix with `columns` columns, a multiple of [`CHANNEL_BLOCK`]. Pairs of units, the last panel
+    /// three if their number is odd: a tile of one unit is bound by loads.
+    pub fn panels(self, columns: usize) -> impl ExactSizeIterator<Item = Panel> {
+        let units = columns.div_ceil(self.unit);
+        let usual = self.rows.len() / 2 + 1;
+        let count = (units / usual).max(1).min(units);
+        (0..count).map(move |i| {
+            let first = i * usual * self.unit;
+            let taken = if i + 1 == count { units - i * usual } else { usual };
+            let packed = taken * self.unit;
+            Panel { first, width: packed.min(columns - first), packed, rows: self.rows[taken - 1] }
+        })
     }
 }
 
-/// Packs a matrix `[inner][columns]`, given by `value(k, column)`, into the panels of `shape`; columns at and beyond
-/// `columns` are zero up to the next multiple of [`CHANNEL_BLOCK`].
+/// Packs a matrix `[inner][columns]`, given by `value(k, column)`, into the panels of `shape`; what panels have beyond
+/// `columns` is zero.
 pub(in crate::engine) fn pack(
     shape: TileShape,
     inner: usize,
     columns: usize,
     value: impl Fn(usize, usize) -> f32,
 ) -> Vec<f32> {
-    let mut packed = Vec::with_capacity(inner * crate::engine::simd::padded(columns));
-    for (first, width) in shape.panels(crate::engine::simd::padded(columns)) {
+    let mut packed = Vec::with_capacity(inner * packed_columns(shape, columns));
+    for panel in shape.panels(padded(columns)) {
         for k in 0..inner {
-            packed.extend((first..first + width).map(|c| if c < columns { value(k, c) } else { 0.0 }));
+            packed
+                .extend((panel.first..panel.first + panel.packed).map(|c| if c < columns { value(k, c) } else { 0.0 }));
         }
     }
     packed
 }
 
+/// Columns of a packed matrix with `columns` columns.
+pub(in crate::engine) fn packed_columns(shape: TileShape, columns: usize) -> usize {
+    padded(columns).next_multiple_of(shape.unit)
+}
+
 /// Rows of A × one panel of B.
 ///
-/// Rows are cut into blocks of `rows` (the last ones of one row less, see [`split_rows`]); `table` holds for each block
+/// Rows are cut into blocks of `panel.rows` (the last ones of one row less, see [`split_rows`]); `table` holds for each block
 /// `taps` × rows pointers to `inner` values each.
 #[derive(Debug, Clone, Copy)]
 pub(in crate::engine) struct PanelProduct {
     pub table: *const *const f32,
     pub taps: usize,
     pub inner: usize,
-    /// Packed panel: `taps · inner` rows of `width` values.
+    /// Packed panel: `taps · inner` rows of `panel.packed` values.
     pub weights: *const f32,
-    pub width: usize,
-    /// `width` values.
+    pub panel: Panel,
+    /// `panel.width` values.
     pub bias: *const f32,
     /// First row and column of the result, and values from row to row.
     pub out: *mut f32,
@@ -119,10 +153,9 @@ struct Stretch {
 /// All pointers of `p` are valid for what [`PanelProduct`] says, the results overlap nothing that is read, and the
 /// processor has `isa`.
 pub(in crate::engine) unsafe fn product(isa: Isa, p: &PanelProduct, count: usize) {
-    let shape = TileShape::of(isa);
-    let [large, small] = split_rows(count, shape.rows_for(p.width));
-    let (per_pass, pieces) =
-        if p.inner > INNER_BLOCK { (1, p.inner.div_ceil(INNER_BLOCK)) } else { (INNER_BLOCK / p.inner, 1) };
+    let [large, small] = split_rows(count, p.panel.rows);
+    let block = PANEL_BLOCK / p.panel.packed;
+    let (per_pass, pieces) = if p.inner > block { (1, p.inner.div_ceil(block)) } else { (block / p.inner, 1) };
     let piece = p.inner.div_ceil(pieces);
     let mut tap = 0;
     while tap < p.taps {
@@ -156,11 +189,17 @@ unsafe fn run(isa: Isa, p: &PanelProduct, s: Stretch, (rows, blocks): (usize, us
             #[cfg(target_arch = "aarch64")]
             Isa::Neon | Isa::NeonDot => neon(p, s, (rows, blocks), start),
             #[cfg(target_arch = "x86_64")]
-            Isa::Avx2 | Isa::Avx2Vnni if p.width == 16 => avx2_wide(p, s, (rows, blocks), start),
+            Isa::Avx2 | Isa::Avx2Vnni => match p.panel.packed {
+                8 => avx2_1(p, s, (rows, blocks), start),
+                16 => avx2_2(p, s, (rows, blocks), start),
+                _ => avx2_3(p, s, (rows, blocks), start),
+            },
             #[cfg(target_arch = "x86_64")]
-            Isa::Avx512 | Isa::Avx512Vnni if p.width == 32 => avx512_wide(p, s, (rows, blocks), start),
-            #[cfg(target_arch = "x86_64")]
-            Isa::Avx2 | Isa::Avx2Vnni | Isa::Avx512 | Isa::Avx512Vnni => avx2_narrow(p, s, (rows, blocks), start),
+            Isa::Avx512 | Isa::Avx512Vnni => match p.panel.packed {
+                16 => avx512_1(p, s, (rows, blocks), start),
+                32 => avx512_2(p, s, (rows, blocks), start),
+                _ => avx512_3(p, s, (rows, blocks), start),
+            },
             #[allow(unreachable_patterns, reason = "instruction sets of other targets")]
             _ => portable(p, s, (rows, blocks), start),
         }
@@ -187,11 +226,19 @@ tiles!(portable, crate::engine::simd::Portable, 1, [1 2 3 4]);
 #[cfg(target_arch = "aarch64")]
 tiles!(#[target_feature(enable = "neon")] neon, crate::engine::simd::Neon, 2, [1 2 3 4 5 6 7 8]);
 #[cfg(target_arch = "x86_64")]
-tiles!(#[target_feature(enable = "avx2,fma")] avx2_wide, crate::engine::simd::Avx2, 2, [1 2 3 4 5 6]);
+tiles!(#[target_feature(enable = "avx2,fma")] avx2_1, crate::engine::simd::Avx2, 1, [1 2 3 4 5 6 7 8 9 10 11 12]);
 #[cfg(target_arch = "x86_64")]
-tiles!(#[target_feature(enable = "avx2,fma")] avx2_narrow, crate::engine::simd::Avx2, 1, [1 2 3 4 5 6 7 8 9 10 11 12]);
+tiles!(#[target_feature(enable = "avx2,fma")] avx2_2, crate::engine::simd::Avx2, 2, [1 2 3 4 5 6]);
 #[cfg(target_arch = "x86_64")]
-tiles!(#[target_feature(enable = "avx512f,avx2,fma")] avx512_wide, crate::engine::simd::Avx512, 2, [1 2 3 4 5 6 7 8 9 10 11 12]);
+tiles!(#[target_feature(enable = "avx2,fma")] avx2_3, crate::engine::simd::Avx2, 3, [1 2 3 4]);
+#[cfg(target_arch = "x86_64")]
+tiles!(#[target_feature(enable = "avx512f,avx2,fma")] avx512_1, crate::engine::simd::Avx512, 1,
+    [1 2 3 4 5 6 7 8 9 10 11 12]);
+#[cfg(target_arch = "x86_64")]
+tiles!(#[target_feature(enable = "avx512f,avx2,fma")] avx512_2, crate::engine::simd::Avx512, 2,
+    [1 2 3 4 5 6 7 8 9 10 11 12]);
+#[cfg(target_arch = "x86_64")]
+tiles!(#[target_feature(enable = "avx512f,avx2,fma")] avx512_3, crate::engine::simd::Avx512, 3, [1 2 3 4 5 6 7 8]);
 
 #[inline(always)]
 unsafe fn blocks_of<V: Vector, const R: usize, const W: usize>(
@@ -216,14 +263,19 @@ unsafe fn tile<V: Vector, const R: usize, const W: usize>(
     table: *const *const f32,
     row: usize,
 ) {
+    // Values of the last vector of a row; the vectors before it are full.
+    let last = p.panel.width - (W - 1) * V::LANES;
     // SAFETY: the caller's: `table`, the panel, bias, residual and result are as long as `PanelProduct` says.
     unsafe {
+        let load = |from: *const f32, w: usize| {
+            let from = from.add(w * V::LANES);
+            if w + 1 < W { V::load(from) } else { V::load_first(from, last) }
+        };
         let out = p.out.add(row * p.out_stride);
         let mut acc = [[V::splat(0.0); W]; R];
         for r in 0..R {
             for w in 0..W {
-                let start = if s.first { p.bias } else { out.add(r * p.out_stride).cast_const() };
-                acc[r][w] = V::load(start.add(w * V::LANES));
+                acc[r][w] = load(if s.first { p.bias } else { out.add(r * p.out_stride).cast_const() }, w);
             }
         }
         for tap in s.tap..s.tap + s.taps {
@@ -233,9 +285,9 @@ unsafe fn tile<V: Vector, const R: usize, const W: usize>(
             }
             let mut panel = p.weights.add((tap * p.inner + s.from) * W * V::LANES);
             for k in 0..s.len {
-                V::prefetch(panel.wrapping_add(AHEAD));
                 let mut b = [V::splat(0.0); W];
                 for w in 0..W {
+                    V::prefetch(panel.wrapping_add(AHEAD + w * V::LANES));
                     b[w] = V::load(panel.add(w * V::LANES));
                 }
                 for r in 0..R {
@@ -253,7 +305,7 @@ unsafe fn tile<V: Vector, const R: usize, const W: usize>(
                 for w in 0..W {
                     let mut x = acc[r][w];
                     if !p.residual.is_null() {
-                        x = x.add(V::load(p.residual.add((row + r) * p.residual_stride + w * V::LANES)));
+                        x = x.add(load(p.residual.add((row + r) * p.residual_stride), w));
                     }
                     acc[r][w] = clamp(x, low, high);
                 }
@@ -261,15 +313,49 @@ unsafe fn tile<V: Vector, const R: usize, const W: usize>(
         }
         for r in 0..R {
             for w in 0..W {
-                acc[r][w].store(out.add(r * p.out_stride + w * V::LANES));
+                let to = out.add(r * p.out_stride + w * V::LANES);
+                if w + 1 < W { acc[r][w].store(to) } else { acc[r][w].store_first(to, last) }
             }
         }
         if let (true, Some(function)) = (s.last, p.epilogue.smooth) {
             for r in 0..R {
-                for w in 0..W {
-                    let x = out.add(r * p.out_stride + w * V::LANES);
-                    smooth(V::load(x), function).store(x);
+                smooth_row::<V>(out.add(r * p.out_stride), p.panel.width, function);
+            }
+        }
+    }
+}
+
+/// Applies a smooth activation to `width` values.
+#[inline(always)]
+unsafe fn smooth_row<V: Vector>(row: *mut f32, width: usize, function: Activation) {
+    let mut c = 0;
+    while c < width {
+        let count = V::LANES.min(width - c);
+        // SAFETY: the caller's.
+        unsafe { smooth(V::load_first(row.add(c), count), function).store_first(row.add(c), count) };
+        c += V::LANES;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn panels_cover_every_column_once() {
+        for isa in [Isa::Portable, Isa::Neon, Isa::Avx2, Isa::Avx512] {
+            let shape = TileShape::of(isa);
+            for columns in (8..200).step_by(8) {
+                let mut next = 0;
+                for panel in shape.panels(columns) {
+                    assert_eq!(panel.first, next, "{isa} {columns}");
+                    assert!(panel.width <= panel.packed && panel.packed - panel.width < shape.unit);
+                    assert!((1..=MAX_ROWS).contains(&panel.rows));
+                    next += panel.width;
                 }
+                assert_eq!(next, columns, "{isa}");
+                let packed: usize = shape.panels(columns).map(|panel| panel.packed).sum();
+                assert_eq!(packed, packed_columns(shape, columns), "{isa}");
             }
         }
     }

@@ -3,7 +3,7 @@
 //! Sums are exact in 32 bits, so every instruction set gives the same ones; see [`Dot`] for how each multiplies.
 
 use super::epilogue::{Epilogue, clamp, smooth};
-use super::gemm::{TileShape, split_rows};
+use super::gemm::{Panel, TileShape, packed_columns, split_rows};
 use crate::engine::element::{Element, Quant};
 use crate::engine::simd::{Dot, DotLayout, Isa, Vector, padded};
 
@@ -11,9 +11,9 @@ use crate::engine::simd::{Dot, DotLayout, Isa, Vector, padded};
 pub(in crate::engine) struct IntWeights {
     /// Panels of [`TileShape`], each with `groups` rows of groups.
     pub packed: Vec<u8>,
-    /// Real size of one unit of weight, per padded column.
+    /// Real size of one unit of weight, per packed column.
     pub scale: Vec<f32>,
-    /// Sum of the quantised weights, per padded column.
+    /// Sum of the quantised weights, per packed column.
     pub sums: Vec<i32>,
     /// Groups of the inner dimension.
     pub groups: usize,
@@ -24,7 +24,8 @@ impl IntWeights {
     pub fn new(isa: Isa, inner: usize, columns: usize, value: impl Fn(usize, usize) -> f32) -> Self {
         let (layout, shape) = (DotLayout::of(isa), tile_shape(isa));
         let groups = inner.div_ceil(layout.group());
-        let scale: Vec<f32> = (0..padded(columns))
+        let all = packed_columns(shape, columns);
+        let scale: Vec<f32> = (0..all)
             .map(|c| {
                 let most = if c < columns { (0..inner).fold(0f32, |m, k| m.max(value(k, c).abs())) } else { 0.0 };
                 if most / 127.0 >= f32::MIN_POSITIVE { most / 127.0 } else { 1.0 }
@@ -33,13 +34,11 @@ impl IntWeights {
         let quantized = |k: usize, c: usize| {
             if k < inner && c < columns { (value(k, c) / scale[c]).round_ties_even() as i8 } else { 0 }
         };
-        let sums = (0..padded(columns)).map(|c| (0..inner).map(|k| i32::from(quantized(k, c))).sum()).collect();
-        let mut packed = vec![0u8; groups * padded(columns) * 4];
+        let sums = (0..all).map(|c| (0..inner).map(|k| i32::from(quantized(k, c))).sum()).collect();
+        let mut packed = vec![0u8; groups * all * 4];
         let lanes = lanes_of(isa);
-        for (first, width) in shape.panels(padded(columns)) {
+        for Panel { first, packed: width, .. } in shape.panels(padded(columns)) {
             let panel = &mut packed[first * groups * 4..(first + width) * groups * 4];
-            // A narrow panel may be one short vector.
-            let lanes = lanes.min(width);
             for (row, g) in panel.chunks_exact_mut(width * 4).zip(0..) {
                 for column in 0..width {
                     let vector = &mut row[column / lanes * lanes * 4..][..lanes * 4];
@@ -97,10 +96,10 @@ pub(in crate::engine) struct IntProduct {
     pub row_bytes: usize,
     pub groups: usize,
     pub weights: *const u8,
-    pub width: usize,
-    /// What sums start from, `width` values.
+    pub panel: Panel,
+    /// What sums start from, `panel.packed` values.
     pub start: *const i32,
-    /// Real size of one unit of a sum, and what is added, `width` values each.
+    /// Real size of one unit of a sum, and what is added, `panel.packed` values each.
     pub scale: *const f32,
     pub bias: *const f32,
     /// First row and column of the result, and values from row to row.
@@ -120,9 +119,8 @@ pub(in crate::engine) struct IntProduct {
 /// All pointers of `p` are valid for what [`IntProduct`] says, the results overlap nothing that is read, and the
 /// processor has `isa`.
 pub(in crate::engine) unsafe fn product(isa: Isa, p: &IntProduct, count: usize) {
-    let shape = tile_shape(isa);
     let mut first = 0;
-    for (rows, blocks) in split_rows(count, shape.rows_for(p.width)) {
+    for (rows, blocks) in split_rows(count, p.panel.rows) {
         if rows == 0 || blocks == 0 {
             continue;
         }
@@ -134,17 +132,23 @@ pub(in crate::engine) unsafe fn product(isa: Isa, p: &IntProduct, count: usize) 
                 #[cfg(target_arch = "aarch64")]
                 Isa::NeonDot => neon_dot(p, (rows, blocks), first),
                 #[cfg(target_arch = "x86_64")]
-                Isa::Avx2 | Isa::Avx512 if p.width == 16 => avx2_wide(p, (rows, blocks), first),
+                Isa::Avx2 | Isa::Avx512 => match p.panel.packed {
+                    8 => avx2_1(p, (rows, blocks), first),
+                    16 => avx2_2(p, (rows, blocks), first),
+                    _ => avx2_3(p, (rows, blocks), first),
+                },
                 #[cfg(target_arch = "x86_64")]
-                Isa::Avx2 | Isa::Avx512 => avx2_narrow(p, (rows, blocks), first),
+                Isa::Avx2Vnni => match p.panel.packed {
+                    8 => vnni256_1(p, (rows, blocks), first),
+                    16 => vnni256_2(p, (rows, blocks), first),
+                    _ => vnni256_3(p, (rows, blocks), first),
+                },
                 #[cfg(target_arch = "x86_64")]
-                Isa::Avx2Vnni if p.width == 16 => vnni256_wide(p, (rows, blocks), first),
-                #[cfg(target_arch = "x86_64")]
-                Isa::Avx2Vnni => vnni256_narrow(p, (rows, blocks), first),
-                #[cfg(target_arch = "x86_64")]
-                Isa::Avx512Vnni if p.width == 32 => vnni512_wide(p, (rows, blocks), first),
-                #[cfg(target_arch = "x86_64")]
-                Isa::Avx512Vnni => vnni512_narrow(p, (rows, blocks), first),
+                Isa::Avx512Vnni => match p.panel.packed {
+                    16 => vnni512_1(p, (rows, blocks), first),
+                    32 => vnni512_2(p, (rows, blocks), first),
+                    _ => vnni512_3(p, (rows, blocks), first),
+                },
                 #[allow(unreachable_patterns, reason = "instruction sets of other targets")]
                 _ => portable(p, (rows, blocks), first),
             }
@@ -177,20 +181,28 @@ tiles!(#[target_feature(enable = "neon")] neon, NeonLong, 2, [1 2 3 4 5 6 7 8]);
 #[cfg(target_arch = "aarch64")]
 tiles!(#[target_feature(enable = "neon,dotprod")] neon_dot, NeonDot, 2, [1 2 3 4 5 6 7 8]);
 #[cfg(target_arch = "x86_64")]
-tiles!(#[target_feature(enable = "avx2,fma")] avx2_wide, Avx2Dot, 2, [1 2 3 4 5 6]);
+tiles!(#[target_feature(enable = "avx2,fma")] avx2_1, Avx2Dot, 1, [1 2 3 4 5 6 7 8 9 10 11 12]);
 #[cfg(target_arch = "x86_64")]
-tiles!(#[target_feature(enable = "avx2,fma")] avx2_narrow, Avx2Dot, 1, [1 2 3 4 5 6 7 8 9 10 11 12]);
+tiles!(#[target_feature(enable = "avx2,fma")] avx2_2, Avx2Dot, 2, [1 2 3 4 5 6]);
 #[cfg(target_arch = "x86_64")]
-tiles!(#[target_feature(enable = "avx2,fma,avxvnni")] vnni256_wide, Vnni256, 2, [1 2 3 4 5 6]);
+tiles!(#[target_feature(enable = "avx2,fma")] avx2_3, Avx2Dot, 3, [1 2 3 4]);
 #[cfg(target_arch = "x86_64")]
-tiles!(#[target_feature(enable = "avx2,fma,avxvnni")] vnni256_narrow, Vnni256, 1, [1 2 3 4 5 6 7 8 9 10 11 12]);
+tiles!(#[target_feature(enable = "avx2,fma,avxvnni")] vnni256_1, Vnni256, 1, [1 2 3 4 5 6 7 8 9 10 11 12]);
 #[cfg(target_arch = "x86_64")]
-tiles!(#[target_feature(enable = "avx512f,avx512vnni,avx512vl,avx2,fma")] vnni512_wide, Vnni512, 2, [1 2 3 4 5 6 7 8 9 10 11 12]);
+tiles!(#[target_feature(enable = "avx2,fma,avxvnni")] vnni256_2, Vnni256, 2, [1 2 3 4 5 6]);
 #[cfg(target_arch = "x86_64")]
-tiles!(#[target_feature(enable = "avx512f,avx512vnni,avx512vl,avx2,fma")] vnni512_narrow, Vnni256Vl, 1, [1 2 3 4 5 6 7 8 9 10 11 12]);
+tiles!(#[target_feature(enable = "avx2,fma,avxvnni")] vnni256_3, Vnni256, 3, [1 2 3 4]);
+#[cfg(target_arch = "x86_64")]
+tiles!(#[target_feature(enable = "avx512f,avx512vnni,avx512vl,avx2,fma")] vnni512_1, Vnni512, 1, [1 2 3 4 5 6 7 8 9 10 11 12]);
+#[cfg(target_arch = "x86_64")]
+tiles!(#[target_feature(enable = "avx512f,avx512vnni,avx512vl,avx2,fma")] vnni512_2, Vnni512, 2, [1 2 3 4 5 6 7 8 9 10 11 12]);
+#[cfg(target_arch = "x86_64")]
+tiles!(#[target_feature(enable = "avx512f,avx512vnni,avx512vl,avx2,fma")] vnni512_3, Vnni512, 3, [1 2 3 4 5 6 7 8]);
 
 #[inline(always)]
 unsafe fn tile<D: Dot, const R: usize, const W: usize>(p: &IntProduct, first: usize) {
+    // Values of the last vector of a row; the vectors before it are full.
+    let last = p.panel.width - (W - 1) * D::LANES;
     // SAFETY: the caller's: everything is as long as `IntProduct` says.
     unsafe {
         let rows = p.rows.add(first * p.row_bytes);
@@ -218,12 +230,12 @@ unsafe fn tile<D: Dot, const R: usize, const W: usize>(p: &IntProduct, first: us
         }
         for r in 0..R {
             for w in 0..W {
-                let column = w * D::LANES;
+                let (column, count) = (w * D::LANES, if w + 1 < W { D::LANES } else { last });
                 let bias = D::Float::load(p.bias.add(column));
                 let mut y = bias.fma(sums[r][w].to_f32(), D::Float::load(p.scale.add(column)));
                 if !p.residual.is_null() {
                     let at = p.residual.add((first + r) * p.residual_stride + column);
-                    y = y.add(<u8 as Element>::load(at, p.residual_quant));
+                    y = y.add(<u8 as Element>::load_first(at, count, p.residual_quant));
                 }
                 y = clamp(y, D::Float::splat(p.epilogue.low), D::Float::splat(p.epilogue.high));
                 if let Some(function) = p.epilogue.smooth {
@@ -231,8 +243,8 @@ unsafe fn tile<D: Dot, const R: usize, const W: usize>(p: &IntProduct, first: us
                 }
                 let at = (first + r) * p.out_stride + column;
                 match p.target {
-                    Target::Quantized(quant) => <u8 as Element>::store(p.out.add(at), y, quant),
-                    Target::Real => y.store(p.out.cast::<f32>().add(at)),
+                    Target::Quantized(quant) => <u8 as Element>::store_first(p.out.add(at), y, count, quant),
+                    Target::Real => y.store_first(p.out.cast::<f32>().add(at), count),
                 }
             }
         }

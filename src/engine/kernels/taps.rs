@@ -11,6 +11,8 @@ pub(in crate::engine) struct Taps {
     pub inner: usize,
     /// A row of the kernel is one run: pixels without channel padding, and the image's padding is in the margin.
     merged: bool,
+    /// Output pixels read input pixels one by one in order.
+    pointwise: bool,
 }
 
 impl Taps {
@@ -21,7 +23,9 @@ impl Taps {
         let merged =
             input.pixel == channels && conv.dilation == [1, 1] && input.margin == [p.top, p.bottom, p.left, p.right];
         let (count, inner) = if merged { (kh, kw * channels) } else { (kh * kw, channels) };
-        Self { conv, count, inner, merged }
+        let no_padding = [p.top, p.bottom, p.left, p.right] == [0; 4];
+        let pointwise = conv.kernel == [1, 1] && conv.stride == [1, 1] && no_padding && input.margin == [0; 4];
+        Self { conv, count, inner, merged, pointwise }
     }
 
     /// Input values that one output pixel takes the place of.
@@ -42,6 +46,10 @@ impl Taps {
         pixel: usize,
         mut tap: impl FnMut(*const E),
     ) {
+        if self.pointwise {
+            // SAFETY: in the image.
+            return unsafe { tap(context.at::<E>(input, 0).cast_const().add(pixel * input.pixel)) };
+        }
         let (conv, width) = (&self.conv, output.size[1]);
         let (n, rest) = (pixel / output.pixels(), pixel % output.pixels());
         let (oy, ox) = (rest / width, rest % width);

@@ -8,7 +8,7 @@
 
 use super::conv::ConvWeights;
 use super::epilogue::{Epilogue, clamp, smooth};
-use super::gemm::{PanelProduct, TileShape, pack, product};
+use super::gemm::{PanelProduct, TileShape, pack, packed_columns, product};
 use super::{Context, Kernel, View, part, task_count};
 use crate::engine::element::Element;
 use crate::engine::simd::{Isa, Vector, dispatch};
@@ -117,19 +117,19 @@ impl Winograd {
         let [rows, columns] = self.tile.grid(self.output.size);
         let tiles = batch * rows * columns;
         let most = self.most_tiles();
-        let panels = self.shape.panels(self.bias.len()).count();
+        let panels = self.shape.panels(self.bias.len()).len();
         let chunks = tiles.div_ceil(most);
         if threads > 1 && (self.weights.len() > SHARED_WEIGHTS || chunks < threads) && chunks < 4 * threads {
             return (chunks, threads.min(panels));
         }
-        let wanted = task_count(tiles * self.weights.len(), MACS_PER_TASK, threads, tiles.div_ceil(self.shape.rows));
+        let wanted = task_count(tiles * self.weights.len(), MACS_PER_TASK, threads, tiles.div_ceil(self.shape.rows()));
         (chunks.max(wanted).next_multiple_of(wanted.min(threads)).min(tiles), 1)
     }
 
     /// Tiles per task at most: whole register tiles.
     fn most_tiles(&self) -> usize {
         let per_tile = self.tile.frequencies() * (self.input.pixel + self.bias.len());
-        (SCRATCH / per_tile / self.shape.rows).max(2) * self.shape.rows
+        (SCRATCH / per_tile / self.shape.rows()).max(2) * self.shape.rows()
     }
 }
 
@@ -143,15 +143,15 @@ impl Kernel for Winograd {
         let (chunks, groups) = self.split(context.batch, context.threads);
         let [grid_rows, grid_columns] = self.tile.grid(self.output.size);
         let tiles = part(context.batch * grid_rows * grid_columns, task % chunks, chunks);
-        let panels = part(self.shape.panels(self.bias.len()).count(), task / chunks, groups);
+        let panels = part(self.shape.panels(self.bias.len()).len(), task / chunks, groups);
         if tiles.is_empty() || panels.is_empty() {
             return;
         }
         let (frequencies, count, pixel) = (self.tile.frequencies(), tiles.len(), self.input.pixel);
-        let mut panel_list = self.shape.panels(self.bias.len()).skip(panels.start).take(panels.len()).peekable();
-        let first_column = panel_list.peek().map_or(0, |&(first, _)| first);
-        let panel_list: Vec<(usize, usize)> = panel_list.collect();
-        let columns: usize = panel_list.iter().map(|&(_, width)| width).sum();
+        let panels = || self.shape.panels(self.bias.len()).skip(panels.start).take(panels.len());
+        let first_column = panels().next().map_or(0, |panel| panel.first);
+        let columns: usize = panels().map(|panel| panel.width).sum();
+        let per_frequency = packed_columns(self.shape, self.bias.len()) * self.input.channels;
         // Scratch: row pointers, transformed input, products.
         let table = context.scratch.cast::<*const f32>();
         // SAFETY: `scratch` counts all three; views lie in the arena.
@@ -161,34 +161,38 @@ impl Kernel for Winograd {
             let work =
                 Work { context, tiles: (tiles.start, count), transformed, products, columns: (first_column, columns) };
             match self.tile {
-                WinogradTile::Two => dispatch!(context, input_tiles2(this: &Winograd = self, work: &Work = &work)),
-                WinogradTile::Four => dispatch!(context, input_tiles4(this: &Winograd = self, work: &Work = &work)),
+                WinogradTile::Two => dispatch!(wide context, input_tiles2(this: &Winograd = self, work: &Work = &work)),
+                WinogradTile::Four => {
+                    dispatch!(wide context, input_tiles4(this: &Winograd = self, work: &Work = &work))
+                }
             }
             for f in 0..frequencies {
                 for t in 0..count {
                     *table.add(t) = transformed.add((f * count + t) * pixel).cast_const();
                 }
-                for &(first, width) in &panel_list {
-                    let panel = PanelProduct {
+                for panel in panels() {
+                    let product_of = PanelProduct {
                         table,
                         taps: 1,
                         inner: self.input.channels,
-                        weights: self.weights.as_ptr().add((f * self.bias.len() + first) * self.input.channels),
-                        width,
+                        weights: self.weights.as_ptr().add(f * per_frequency + panel.first * self.input.channels),
+                        panel,
                         bias: ZEROS.as_ptr(),
-                        out: products.add(f * count * columns + first - first_column),
+                        out: products.add(f * count * columns + panel.first - first_column),
                         out_stride: columns,
                         residual: std::ptr::null(),
                         residual_stride: 0,
                         epilogue: Epilogue::new(None),
                     };
-                    product(context.isa, &panel, count);
+                    product(context.isa, &product_of, count);
                 }
             }
             match self.tile {
-                WinogradTile::Two => dispatch!(context, output_tiles2(this: &Winograd = self, work: &Work = &work)),
+                WinogradTile::Two => {
+                    dispatch!(wide context, output_tiles2(this: &Winograd = self, work: &Work = &work))
+                }
                 WinogradTile::Four => {
-                    dispatch!(context, output_tiles4(this: &Winograd = self, work: &Work = &work))
+                    dispatch!(wide context, output_tiles4(this: &Winograd = self, work: &Work = &work))
                 }
             }
         }
@@ -212,7 +216,7 @@ impl Kernel for Winograd {
 }
 
 /// The widest panel's worth of zero bias.
-const ZEROS: [f32; 32] = [0.0; 32];
+const ZEROS: [f32; 48] = [0.0; 48];
 
 /// One task's tiles and scratch.
 struct Work<'a> {
@@ -292,6 +296,7 @@ macro_rules! tile_transforms {
                     let image = work.context.at::<E>(view, n).cast_const();
                     let mut c = 0;
                     while c < view.pixel {
+                        let some = V::LANES.min(view.pixel - c);
                         let mut half = [[V::splat(0.0); $n]; $n];
                         for j in 0..$n {
                             let x = x0.wrapping_add(j);
@@ -302,7 +307,8 @@ macro_rules! tile_transforms {
                             for i in 0..$n {
                                 let y = y0.wrapping_add(i);
                                 if y < view.size[0] {
-                                    column[i] = E::load(image.add(y * view.row() + x * view.pixel + c), view.quant);
+                                    let from = image.add(y * view.row() + x * view.pixel + c);
+                                    column[i] = E::load_first(from, some, view.quant);
                                 }
                             }
                             let column = $input1d(column);
@@ -313,7 +319,8 @@ macro_rules! tile_transforms {
                         for i in 0..$n {
                             let row = $input1d(half[i]);
                             for j in 0..$n {
-                                row[j].store(work.transformed.add(((i * $n + j) * count + t) * view.pixel + c));
+                                let to = work.transformed.add(((i * $n + j) * count + t) * view.pixel + c);
+                                row[j].store_first(to, some);
                             }
                         }
                         c += V::LANES;
@@ -332,15 +339,17 @@ macro_rules! tile_transforms {
                 let (y0, x0) = (position / columns * $m, position % columns * $m);
                 let mut c = 0;
                 while c < channels {
+                    let some = V::LANES.min(channels - c);
                     // SAFETY: only pixels inside the image are written; this task owns these tiles and channels.
                     unsafe {
                         let (low, high) = (V::splat(this.epilogue.low), V::splat(this.epilogue.high));
-                        let bias = V::load(this.bias.as_ptr().add(first_channel + c));
+                        let bias = V::load_first(this.bias.as_ptr().add(first_channel + c), some);
                         let mut half = [[V::splat(0.0); $n]; $m];
                         for j in 0..$n {
                             let mut column = [V::splat(0.0); $n];
                             for i in 0..$n {
-                                column[i] = V::load(work.products.add(((i * $n + j) * count + t) * channels + c));
+                                let from = work.products.add(((i * $n + j) * count + t) * channels + c);
+                                column[i] = V::load_first(from, some);
                             }
                             let column = $output1d(column);
                             for i in 0..$m {
@@ -357,14 +366,14 @@ macro_rules! tile_transforms {
                                 let mut y = row[j].add(bias);
                                 if let Some(residual) = &this.residual {
                                     let from = work.context.at::<E>(residual, n).add(pixel * residual.pixel);
-                                    y = y.add(E::load(from.add(first_channel + c), residual.quant));
+                                    y = y.add(E::load_first(from.add(first_channel + c), some, residual.quant));
                                 }
                                 y = clamp(y, low, high);
                                 if let Some(function) = this.epilogue.smooth {
                                     y = smooth(y, function);
                                 }
                                 let to = work.context.at::<E>(view, n).add(pixel * view.pixel + first_channel + c);
-                                E::store(to, y, view.quant);
+                                E::store_first(to, y, some, view.quant);
                             }
                         }
                     }

@@ -117,7 +117,7 @@ impl Dot for PortableDot {
 }
 
 #[cfg(target_arch = "x86_64")]
-pub(in crate::engine) use x86::{Avx2Dot, Vnni256, Vnni256Vl, Vnni512};
+pub(in crate::engine) use x86::{Avx2Dot, Vnni256, Vnni512};
 
 #[cfg(target_arch = "x86_64")]
 mod x86 {
@@ -184,21 +184,10 @@ mod x86 {
         Vnni512, __m512i, 16, Avx512, _mm512_loadu_si512, _mm512_set1_epi32, _mm512_cvtepi32_ps, dpbusd_512
     );
 
-    dot!(
-        /// AVX-512 VNNI on short vectors.
-        Vnni256Vl, __m256i, 8, Avx2, _mm256_loadu_si256, _mm256_set1_epi32, _mm256_cvtepi32_ps, dpbusd_256_vl
-    );
-
     #[inline]
     #[target_feature(enable = "avxvnni")]
     unsafe fn dpbusd_256(sum: __m256i, a: __m256i, b: __m256i) -> __m256i {
         _mm256_dpbusd_avx_epi32(sum, a, b)
-    }
-
-    #[inline]
-    #[target_feature(enable = "avx512vnni,avx512vl")]
-    unsafe fn dpbusd_256_vl(sum: __m256i, a: __m256i, b: __m256i) -> __m256i {
-        _mm256_dpbusd_epi32(sum, a, b)
     }
 
     #[inline]
@@ -217,7 +206,7 @@ mod arm {
     use std::arch::aarch64::*;
 
     use super::super::neon::Neon;
-    use super::{Dot, DotLayout};
+    use super::Dot;
 
     /// Widening multiply-add: what every AArch64 processor has.
     #[derive(Clone, Copy)]

@@ -11,7 +11,7 @@ mod portable;
 mod x86;
 
 #[cfg(target_arch = "x86_64")]
-pub(super) use dot::{Avx2Dot, Vnni256, Vnni256Vl, Vnni512};
+pub(super) use dot::{Avx2Dot, Vnni256, Vnni512};
 pub(super) use dot::{Dot, DotLayout, PortableDot};
 #[cfg(target_arch = "aarch64")]
 pub(super) use dot::{NeonDot, NeonLong};
@@ -109,10 +109,34 @@ pub(super) trait Vector: Copy {
     unsafe fn splat(x: f32) -> Self;
     unsafe fn load(p: *const f32) -> Self;
     unsafe fn store(self, p: *mut f32);
+    /// The first `count` values at `p`, the rest zero: all of them, or one [`CHANNEL_BLOCK`] where a register holds more.
+    #[inline(always)]
+    unsafe fn load_first(p: *const f32, _count: usize) -> Self {
+        // SAFETY: the caller's; a register of at most one block is always whole.
+        unsafe { Self::load(p) }
+    }
+    /// Stores the first `count` values, as for [`Vector::load_first`].
+    #[inline(always)]
+    unsafe fn store_first(self, p: *mut f32, _count: usize) {
+        // SAFETY: as above.
+        unsafe { self.store(p) }
+    }
     /// `LANES` bytes as values.
     unsafe fn load_u8(p: *const u8) -> Self;
     /// `LANES` bytes, rounded to the nearest (ties to even), NaN as 0, what lies outside as the nearest end.
     unsafe fn store_u8(self, p: *mut u8);
+    /// The first `count` bytes as values, as for [`Vector::load_first`].
+    #[inline(always)]
+    unsafe fn load_u8_first(p: *const u8, _count: usize) -> Self {
+        // SAFETY: as above.
+        unsafe { Self::load_u8(p) }
+    }
+    /// Stores the first `count` bytes, as for [`Vector::load_first`].
+    #[inline(always)]
+    unsafe fn store_u8_first(self, p: *mut u8, _count: usize) {
+        // SAFETY: as above.
+        unsafe { self.store_u8(p) }
+    }
     unsafe fn add(self, other: Self) -> Self;
     unsafe fn sub(self, other: Self) -> Self;
     unsafe fn mul(self, other: Self) -> Self;
@@ -157,9 +181,29 @@ pub(super) unsafe fn exp<V: Vector>(x: V) -> V {
 }
 
 /// Calls `$body::<V, E>(arguments)`, each written `name: type = value`, compiled for the instruction set of `$context`;
-/// V is its vector with at most [`CHANNEL_BLOCK`] lanes, E what the arena holds. `$body` must be `#[inline(always)]` all
-/// the way down.
+/// E is what the arena holds, V the instruction set's vector: of at most [`CHANNEL_BLOCK`] lanes, unless `wide` says that
+/// the body minds the end of a row (see [`Vector::load_first`]). `$body` must be `#[inline(always)]` all the way down.
 macro_rules! dispatch {
+    (wide $context:expr, $body:ident($($arg:ident: $ty:ty = $value:expr),* $(,)?)) => {{
+        #[cfg(target_arch = "x86_64")]
+        #[target_feature(enable = "avx512f,avx2,fma")]
+        unsafe fn avx512<E: $crate::engine::element::Element>($($arg: $ty),*) {
+            // SAFETY: the features are enabled here; the rest is the caller's.
+            unsafe { $body::<$crate::engine::simd::Avx512, E>($($arg),*) }
+        }
+        let wide: &$crate::engine::kernels::Context = $context;
+        match (wide.isa, wide.precision) {
+            #[cfg(target_arch = "x86_64")]
+            ($crate::engine::Isa::Avx512 | $crate::engine::Isa::Avx512Vnni, $crate::engine::Precision::F32) => {
+                avx512::<f32>($($value),*)
+            }
+            #[cfg(target_arch = "x86_64")]
+            ($crate::engine::Isa::Avx512 | $crate::engine::Isa::Avx512Vnni, $crate::engine::Precision::Int8) => {
+                avx512::<u8>($($value),*)
+            }
+            _ => $crate::engine::simd::dispatch!(wide, $body($($arg: $ty = $value),*)),
+        }
+    }};
     ($context:expr, $body:ident($($arg:ident: $ty:ty = $value:expr),* $(,)?)) => {{
         #[cfg(target_arch = "x86_64")]
         #[target_feature(enable = "avx2,fma")]

@@ -18,7 +18,7 @@ pub(in crate::engine) struct Avx512(pub(super) __m512);
 
 macro_rules! vector {
     ($name:ident, $lanes:literal, $splat:ident, $load:ident, $store:ident, $add:ident, $sub:ident, $mul:ident,
-     $div:ident, $max:ident, $min:ident, $fma:ident, $pow2:expr, $load_u8:expr, $store_u8:expr) => {
+     $div:ident, $max:ident, $min:ident, $fma:ident, $pow2:expr, $load_u8:expr, $store_u8:expr, {$($first:item)*}) => {
         // SAFETY of every call: the trait's contract, the instruction set is there.
         impl Vector for $name {
             const LANES: usize = $lanes;
@@ -43,6 +43,7 @@ macro_rules! vector {
             unsafe fn store_u8(self, p: *mut u8) {
                 unsafe { $store_u8(self.0, p) }
             }
+            $($first)*
             #[inline(always)]
             unsafe fn add(self, other: Self) -> Self {
                 unsafe { Self($add(self.0, other.0)) }
@@ -118,10 +119,16 @@ unsafe fn load_u8_512(p: *const u8) -> __m512 {
 #[inline(always)]
 unsafe fn store_u8_512(x: __m512, p: *mut u8) {
     // SAFETY: the caller's.
+    unsafe { _mm_storeu_si128(p.cast(), _mm512_cvtepi32_epi8(u8_words(x))) }
+}
+
+/// As words in 0..=255, see [`Vector::store_u8`].
+#[inline(always)]
+unsafe fn u8_words(x: __m512) -> __m512i {
+    // SAFETY: the caller's.
     unsafe {
         let words = _mm512_cvtps_epi32(_mm512_min_ps(_mm512_set1_ps(255.0), x));
-        let words = _mm512_max_epi32(words, _mm512_setzero_si512());
-        _mm_storeu_si128(p.cast(), _mm512_cvtepi32_epi8(words));
+        _mm512_max_epi32(words, _mm512_setzero_si512())
     }
 }
 
@@ -149,7 +156,8 @@ vector!(
     _mm256_fmadd_ps,
     pow2_256,
     load_u8_256,
-    store_u8_256
+    store_u8_256,
+    {}
 );
 vector!(
     Avx512,
@@ -166,5 +174,35 @@ vector!(
     _mm512_fmadd_ps,
     pow2_512,
     load_u8_512,
-    store_u8_512
+    store_u8_512,
+    {
+        #[inline(always)]
+        unsafe fn load_first(p: *const f32, count: usize) -> Self {
+            unsafe { Self(_mm512_maskz_loadu_ps(first(count), p)) }
+        }
+        #[inline(always)]
+        unsafe fn store_first(self, p: *mut f32, count: usize) {
+            unsafe { _mm512_mask_storeu_ps(p, first(count), self.0) }
+        }
+        #[inline(always)]
+        unsafe fn load_u8_first(p: *const u8, count: usize) -> Self {
+            unsafe {
+                if count == Self::LANES {
+                    return Self::load_u8(p);
+                }
+                let bytes = _mm_loadl_epi64(p.cast());
+                Self(_mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(bytes)))
+            }
+        }
+        #[inline(always)]
+        unsafe fn store_u8_first(self, p: *mut u8, count: usize) {
+            unsafe { _mm512_mask_cvtepi32_storeu_epi8(p.cast(), first(count), u8_words(self.0)) }
+        }
+    }
 );
+
+/// A mask of the first `count` of sixteen lanes.
+#[inline(always)]
+const fn first(count: usize) -> u16 {
+    (u32::MAX >> (32 - count as u32)) as u16
+}

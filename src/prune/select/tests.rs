@@ -8,6 +8,7 @@ use super::*;
 use crate::arch::{self, ArchOptions};
 use crate::graph::testing::random_graph;
 use crate::graph::{Conv2d, GraphBuilder, Scope};
+use crate::prune::latency::{TimedLayer, TimedNetwork};
 use crate::rng::Rng;
 
 fn network(name: &str) -> Graph {
@@ -162,6 +163,81 @@ proptest! {
             wider = keep;
         }
     }
+}
+
+/// Times like those of a device, for the widths of `graph` and narrower ones.
+fn latency_model(graph: &Graph, groups: &ChannelGroups) -> LatencyModel {
+    let mut rng = Rng::new(8);
+    let mut timed = |fraction: f32| {
+        let mut keep = vec![true; groups.len()];
+        for group in groups.prunable() {
+            let kept = (fraction * rng.range(0.5, 1.0) * group.width as f32).ceil() as usize;
+            keep[group.entries.clone()].iter_mut().skip(kept.max(1)).for_each(|keep| *keep = false);
+        }
+        let graph = graph.compact(groups, &keep).unwrap().graph;
+        let layer = |id: usize| {
+            let inputs = graph.nodes()[id].inputs.first().map_or(0, |&i| graph.shape(i).channels());
+            let ns = 100 + graph.node_cost(id).macs / 10;
+            TimedLayer { layer: graph.nodes()[id].name.clone(), inputs, outputs: graph.shape(id).channels(), ns }
+        };
+        let layers: Vec<TimedLayer> = (0..graph.nodes().len()).map(layer).collect();
+        TimedNetwork { ns: layers.iter().map(|l| l.ns).sum(), layers }
+    };
+    let networks: Vec<TimedNetwork> = [2.0, 1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2].map(&mut timed).into();
+    LatencyModel::fit(graph, &networks, [8, 16]).unwrap()
+}
+
+proptest! {
+    #[test]
+    fn predictions_stay_within_every_budget_of_latency(
+        seed in any::<u64>(), fraction in 0.0f64..0.6, round_to in 1usize..4,
+    ) {
+        let graph = random_graph(seed);
+        let groups = ChannelGroups::new(&graph, Scope::All);
+        let model = latency_model(&graph, &groups);
+        let limits = Limits { min_keep: 0.1, round_to, caps: BTreeMap::new() };
+        let budget = Budget { measure: Measure::Latency, amount: crate::prune::Amount::Removed(fraction) };
+        let Ok(selector) = Selector::with_latency(&graph, &groups, budget, &limits, Some(model.clone())) else {
+            return Ok(());
+        };
+        for progress in [0.0, 0.4, 0.8, 1.0] {
+            let keep = selector.select(&random_scores(groups.len(), &mut Rng::new(seed)), progress).unwrap();
+            assert_within(&selector, &keep, &limits, progress);
+            let compacted = graph.compact(&groups, &keep).unwrap().graph;
+            prop_assert_eq!(selector.measure(&keep).unwrap(), model.nanoseconds(&compacted));
+        }
+    }
+}
+
+#[test]
+fn a_corrected_latency_removes_more_or_less() {
+    let graph = network("efficientnet_lite0");
+    let groups = ChannelGroups::new(&graph, Scope::Inner);
+    let model = latency_model(&graph, &groups);
+    let budget: Budget = "latency=0.5".parse().unwrap();
+    let limits = Limits::default();
+    let mut selector = Selector::with_latency(&graph, &groups, budget, &limits, Some(model)).unwrap();
+    let scores = random_scores(groups.len(), &mut Rng::new(5));
+    let count = |selector: &Selector| selector.select(&scores, 1.0).unwrap().iter().filter(|k| **k).count();
+    let (goal, as_predicted) = (selector.limit(1.0), count(&selector));
+    selector.correct_latency(1.2);
+    let slower = count(&selector);
+    selector.correct_latency(0.8 / 1.2);
+    let faster = count(&selector);
+    assert!(slower < as_predicted && as_predicted < faster, "{slower} {as_predicted} {faster}");
+    assert_eq!(selector.limit(1.0), goal, "the goal stays");
+}
+
+#[test]
+fn a_budget_of_latency_needs_times_and_tells_what_is_in_reach() {
+    let graph = network("cifar_resnet20");
+    let groups = ChannelGroups::new(&graph, Scope::Inner);
+    let budget: Budget = "latency=1us".parse().unwrap();
+    let message = Selector::new(&graph, &groups, budget, &free(0.1)).unwrap_err().to_string();
+    assert!(message.contains("expected times of this device"), "{message}");
+    let model = Some(latency_model(&graph, &groups));
+    let message = Selector::with_latency(&graph, &groups, budget, &free(0.1), model).unwrap_err().to_string();
+    assert!(message.contains("at most 1.0 us of") && message.contains("leave at least"), "{message}");
 }
 
 #[test]

@@ -25,11 +25,11 @@ impl Interrupted {
     /// Fails unless version 2 still serves, nothing damaged is seen, and once the store is opened again all changes
     /// work and nothing is left of the interrupted one.
     #[track_caller]
-    fn is_survived(self, what: &str) {
+    fn survives(self, what: &str) {
         let Self { place, .. } = self;
         for _ in 0..2 {
             assert_eq!((place.active(), place.last_good()), (Some(2), Some(2)), "{what}");
-            place.is_sound();
+            place.check_sound();
             place.reopened();
         }
         assert_eq!(listing(place.store.root()), [".lock", "door"], "{what}");
@@ -41,7 +41,7 @@ impl Interrupted {
         assert_eq!(place.versions(), [2, next.0], "{what}");
         let expected = ["2".to_string(), next.to_string(), "active".to_string(), "last".to_string()];
         assert!(listing(&place.path("")).iter().all(|name| expected.contains(name)), "{what}");
-        place.is_sound();
+        place.check_sound();
     }
 }
 
@@ -52,7 +52,7 @@ fn an_interrupted_publish_is_as_if_it_had_not_begun_or_were_done() {
     let state = |what: &str, make: &dyn Fn(&Interrupted)| {
         let interrupted = Interrupted::new();
         make(&interrupted);
-        interrupted.is_survived(what);
+        interrupted.survives(what);
     };
     state("an empty folder", &|i| {
         fs::remove_file(model(i)).unwrap();
@@ -89,7 +89,7 @@ fn the_first_publish_of_a_model_can_be_interrupted_too() {
         }
         assert_eq!((place.store.models().unwrap(), place.last_good()), (vec![], None));
         assert_eq!(place.publish(), Version(1 + u64::from(recorded)));
-        place.is_sound();
+        place.check_sound();
     }
 }
 
@@ -99,7 +99,7 @@ fn an_interrupted_activation_leaves_the_old_pointer() {
         let interrupted = Interrupted::new();
         fs::rename(&interrupted.staged, interrupted.place.path("3")).unwrap();
         fs::write(interrupted.place.path(".active.9-2.tmp"), content).unwrap();
-        interrupted.is_survived(content);
+        interrupted.survives(content);
     }
 }
 
@@ -111,7 +111,7 @@ fn an_interrupted_removal_is_completed() {
         fs::remove_dir_all(&interrupted.staged).unwrap();
         fs::rename(interrupted.place.path("1"), &trash).unwrap();
         make(&trash);
-        interrupted.is_survived(what);
+        interrupted.survives(what);
     };
     state("all of it is left", &|_| {});
     state("the model is left", &|trash| fs::remove_file(trash.join(MANIFEST)).unwrap());

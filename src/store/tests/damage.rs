@@ -64,7 +64,7 @@ fn a_damaged_version_is_left_out_named_and_can_be_removed() {
         place.store.remove(&place.name, Version(2)).unwrap();
         assert_eq!(listing(place.store.root()), [".lock", "door"], "{what}");
         assert_eq!(place.versions(), [1, 3, 4]);
-        place.is_sound();
+        place.check_sound();
     }
 }
 
@@ -81,7 +81,7 @@ fn every_changed_byte_of_a_model_is_found() {
         assert!(got.contains("1/model.safetensors: expected SHA-256"), "byte {at}: {got}");
     }
     overwrite(&path, &whole);
-    place.is_sound();
+    place.check_sound();
 }
 
 #[test]
@@ -97,13 +97,13 @@ fn foreign_files_and_folders_are_no_models_and_are_left_alone() {
     std::os::unix::fs::symlink(place.path("1"), place.path("9")).unwrap();
     let before = (listing(root), listing(&place.path("")), listing(&place.path("2")));
     let store = place.reopened();
-    assert_eq!(store.models().unwrap(), [place.name.clone()]);
+    assert_eq!(store.models().unwrap(), std::slice::from_ref(&place.name));
     assert_eq!(place.versions(), [1, 2]);
     for number in [7, 8, 9] {
         let got = store.remove(&place.name, Version(number)).unwrap_err().to_string();
         assert!(got.contains(&format!("no version {number}, there are: 1, 2")), "{got}");
     }
     assert_eq!((listing(root), listing(&place.path("")), listing(&place.path("2"))), before);
-    place.is_sound();
+    place.check_sound();
     assert_eq!(place.publish(), Version(10));
 }

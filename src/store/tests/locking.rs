@@ -45,7 +45,7 @@ fn reading_needs_no_lock() {
     let store = place.reopened();
     assert_eq!(store.models().unwrap().len(), 1);
     assert_eq!((place.versions(), place.active(), place.last_good()), (vec![1, 2], Some(2), Some(2)));
-    place.is_sound();
+    place.check_sound();
 }
 
 #[test]
@@ -61,7 +61,7 @@ fn concurrent_changes_all_succeed_and_every_number_is_given_once() {
                 for _ in 0..EACH {
                     let version = store.publish(&place.name, source).unwrap();
                     match thread {
-                        0 => drop(store.activate(&place.name, version).unwrap()),
+                        0 => store.activate(&place.name, version).unwrap(),
                         1 => drop(store.retain(&place.name, 8).unwrap()),
                         // Somebody else may have gone back first, or retained.
                         2 => drop(store.rollback(&place.name)),
@@ -75,5 +75,34 @@ fn concurrent_changes_all_succeed_and_every_number_is_given_once() {
     assert_eq!(fs::read_to_string(place.path("last")).unwrap().trim(), (1 + 4 * EACH).to_string());
     assert_eq!(*place.versions().last().unwrap(), 1 + 4 * EACH);
     assert_eq!(listing(place.store.root()), [".lock", "door"]);
-    place.is_sound();
+    place.check_sound();
+}
+
+#[test]
+fn a_reader_never_takes_a_version_that_comes_or_goes_for_a_damaged_one() {
+    let place = Place::with_versions(1);
+    let source = place.model(1.0);
+    let done = std::sync::atomic::AtomicBool::new(false);
+    let mut seen = std::collections::BTreeSet::new();
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            for _ in 0..60 {
+                let version = place.store.publish(&place.name, &source).unwrap();
+                place.store.activate(&place.name, version).unwrap();
+                place.store.retain(&place.name, 1).unwrap();
+            }
+            done.store(true, std::sync::atomic::Ordering::Relaxed);
+        });
+        while !done.load(std::sync::atomic::Ordering::Relaxed) {
+            for version in place.store.numbers(&place.name).unwrap() {
+                match place.store.verify(&place.name, version) {
+                    Ok(()) => drop(seen.insert(version)),
+                    Err(Error::Usage(_)) => {}
+                    Err(error) => panic!("{error}"),
+                }
+            }
+            assert!(place.store.last_good(&place.name).unwrap().is_some());
+        }
+    });
+    assert!(seen.len() > 5, "only {} versions were seen", seen.len());
 }

@@ -82,7 +82,7 @@ impl Place {
 
     /// Fails unless every version and the pointer are right.
     #[track_caller]
-    fn is_sound(&self) {
+    fn check_sound(&self) {
         for version in self.store.numbers(&self.name).unwrap() {
             self.store.verify(&self.name, version).unwrap();
         }

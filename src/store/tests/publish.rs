@@ -13,11 +13,11 @@ fn versions_are_numbered_from_one_and_whole() {
         assert_eq!(place.publish(), Version(number));
     }
     assert_eq!(place.versions(), [1, 2, 3]);
-    assert_eq!(place.store.models().unwrap(), [place.name.clone()]);
+    assert_eq!(place.store.models().unwrap(), std::slice::from_ref(&place.name));
     assert_eq!((place.active(), place.last_good()), (None, None), "nothing serves before it is activated");
     assert_eq!(listing(place.store.root()), [".lock", "door"]);
     assert_eq!(listing(&place.path("3")), ["manifest.json", "model.safetensors"]);
-    place.is_sound();
+    place.check_sound();
 }
 
 #[test]
@@ -53,7 +53,7 @@ fn a_version_is_a_copy_with_its_digest_and_what_it_says_of_itself() {
     assert!(manifest.published_unix_s > 1_700_000_000);
     assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o222, 0, "nobody writes into a version");
     fs::write(&source, "gone").unwrap();
-    place.is_sound();
+    place.check_sound();
 }
 
 #[test]

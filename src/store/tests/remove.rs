@@ -35,7 +35,7 @@ fn the_oldest_versions_go_but_not_the_active_one_nor_the_one_before_it() {
     assert_eq!(place.retain(0), [7]);
     assert_eq!(place.versions(), [2, 5]);
     assert_eq!(place.store.rollback(&place.name).unwrap(), Version(5));
-    place.is_sound();
+    place.check_sound();
 }
 
 #[test]

@@ -5,6 +5,8 @@
 pub struct Stats {
     /// Number of runs.
     pub runs: usize,
+    /// One of fifty runs took no longer: what a run takes when nothing disturbs it.
+    pub quiet: f64,
     /// Half of the runs took no longer.
     pub median: f64,
     /// Nine of ten took no longer.
@@ -29,6 +31,7 @@ impl Stats {
         let spread = quantile(&medians, 0.75) - quantile(&medians, 0.25);
         Some(Self {
             runs: all.len(),
+            quiet: quantile(&all, 0.02),
             median,
             p90: quantile(&all, 0.9),
             p99: quantile(&all, 0.99),
@@ -56,6 +59,7 @@ mod tests {
     fn nearest_ranks() {
         let stats = Stats::of(&[(1..=50).map(f64::from).collect(), (51..=100).map(f64::from).collect()]).unwrap();
         assert_eq!((stats.runs, stats.median, stats.p90, stats.p99), (100, 50.0, 90.0, 99.0));
+        assert_eq!(stats.quiet, 2.0);
         assert_eq!(Stats::of(&[vec![], vec![]]), None);
     }
 

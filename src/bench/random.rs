@@ -28,7 +28,7 @@ const BRANCH_SCALE: f32 = 0.3;
 ///
 /// # Errors
 /// [`Error::Usage`] if `fraction` is not in (0, 1]; [`Error::Config`] if it is less than can be left.
-pub(super) fn narrowed(graph: &Graph, fraction: f64, seed: u64) -> Result<Graph> {
+pub fn narrowed(graph: &Graph, fraction: f64, seed: u64) -> Result<Graph> {
     if !(fraction > 0.0 && fraction <= 1.0) {
         return Err(Error::Usage(format!("--channels: expected a fraction in (0, 1], got {fraction}")));
     }
@@ -50,7 +50,7 @@ pub(super) fn narrowed(graph: &Graph, fraction: f64, seed: u64) -> Result<Graph>
 /// # Source
 /// He, Zhang, Ren, Sun 2015, arXiv:1502.01852, equation 10, uniform instead of normal. Small residual branches as in
 /// Goyal et al. 2017, arXiv:1706.02677, section 5.1, who let them start at zero; here they must show in the answers.
-pub(super) fn random_params(graph: &Graph, seed: u64, device: &Device) -> Result<Params> {
+pub fn random_params(graph: &Graph, seed: u64, device: &Device) -> Result<Params> {
     let mut rng = Rng::stream(seed, WEIGHTS);
     let consumers = graph.consumers();
     let mut params = Params::new();

@@ -1,0 +1,160 @@
+//! The record of a run as one page.
+
+use super::config::AdaptConfig;
+use super::gate::Verdict;
+use super::report::{AdaptedBy, GroupWidth, ModelFigures, PhaseReport, Report};
+use crate::plot::{Bar, Page, Series, bar_chart, line_chart, number};
+
+/// What is no loss: other units, charts of their own or none.
+const NO_LOSSES: [&str; 4] = ["gradient_norm", "primal_residual", "entries_kept", "soft_mask_mean"];
+/// Broken images that are listed one by one.
+const MOST_BROKEN: usize = 50;
+
+/// A self-contained HTML page.
+pub fn page(report: &Report) -> String {
+    let mut page = Page::new("secateur adapt");
+    page.remark(&facts(report));
+    verdicts(&mut page, report);
+    page.heading("Models");
+    models(&mut page, report);
+    for phase in &report.phases {
+        losses(&mut page, phase);
+    }
+    if report.groups.iter().any(|group| group.after < group.before) {
+        page.heading("Channels of every group of layers");
+        let bar = |group: &GroupWidth| Bar {
+            label: group.name.clone(),
+            values: vec![group.before as f64, group.after as f64],
+        };
+        let bars: Vec<Bar> = report.groups.iter().map(bar).collect();
+        page.figure(
+            &bar_chart(&bars, &["before", "after"], ""),
+            "Layers that lose channels together bear the first one's name",
+        );
+    }
+    broken(&mut page, &report.images.broken);
+    page.finish()
+}
+
+/// What was done, in one line.
+fn facts(report: &Report) -> String {
+    let config: Option<AdaptConfig> = serde_json::from_value(report.config.clone()).ok();
+    let budget = config.and_then(|config| config.budget);
+    [
+        budget.map_or_else(|| "nothing removed".to_string(), |budget| format!("budget {budget}")),
+        format!("{} images to learn from, {} to judge by", report.images.train, report.images.held_out),
+        format!("{:.0} s", report.wall_s),
+        format!("peak memory {} MB", report.peak_rss_mb),
+        format!("secateur {}", env!("CARGO_PKG_VERSION")),
+    ]
+    .join(", ")
+}
+
+fn verdicts(page: &mut Page, report: &Report) {
+    let verdict = |page: &mut Page, name: &str, verdict: &Verdict| {
+        let word = if verdict.accepted { "accepted" } else { "refused" };
+        page.verdict(verdict.accepted, &format!("{name} {word}"), &verdict.reason);
+    };
+    verdict(page, "Student", &report.gate);
+    if let Some(int8) = &report.int8 {
+        verdict(page, "int8", int8);
+    }
+    if let Some(latency) = &report.latency {
+        let miss = 100.0 * (latency.measured_ms / latency.budget_ms - 1.0);
+        let identity = &latency.identity;
+        let text = format!(
+            "{} ms of {} ms ({miss:+.1} %), predicted {} ms; {}, {}, {} threads, {}",
+            number(latency.measured_ms),
+            number(latency.budget_ms),
+            number(latency.predicted_ms),
+            identity.device,
+            identity.isa,
+            identity.threads,
+            identity.precision
+        );
+        page.verdict(miss <= 10.0, "Latency", &text);
+    }
+    let text = match report.adapted_by {
+        AdaptedBy::Source => "as it came: neither training nor the images' statistics were better",
+        AdaptedBy::Statistics => "took the images' batch-norm statistics; training was not better",
+        AdaptedBy::Training => "trained on the images",
+    };
+    page.remark(&format!("The adapted teacher: {text}. {}.", report.teacher_gate.reason));
+}
+
+fn models(page: &mut Page, report: &Report) {
+    let rows = [("teacher", &report.teacher), ("adapted teacher", &report.adapted), ("student", &report.student)];
+    let cells = |(name, f): &(&str, &ModelFigures)| {
+        let accuracy = f.accuracy.map_or_else(|| "–".to_string(), |a| format!("{a:.2} %"));
+        let million = |count: u64| format!("{} M", number(count as f64 / 1e6));
+        vec![
+            (*name).to_string(),
+            accuracy,
+            f.channels.to_string(),
+            million(f.params),
+            million(f.macs),
+            format!("{} MB", number(f.bytes as f64 / 1e6)),
+            format!("{} ms", number(f.latency_ms)),
+        ]
+    };
+    let mut table: Vec<Vec<String>> = rows.iter().map(cells).collect();
+    let (s, t) = (&report.student, &report.teacher);
+    let left = |part: f64, whole: f64| format!("{:.1} %", 100.0 * part / whole.max(f64::MIN_POSITIVE));
+    let counts = [(s.channels, t.channels), (s.params, t.params), (s.macs, t.macs), (s.bytes, t.bytes)];
+    let mut last = vec!["student of the teacher".to_string(), String::new()];
+    last.extend(counts.map(|(part, whole)| left(part as f64, whole as f64)));
+    last.push(left(s.latency_ms, t.latency_ms));
+    table.push(last);
+    page.table(&["model", "accuracy", "channels", "parameters", "MACs", "f32 size", "latency"], &table);
+    if t.accuracy.is_some() {
+        page.remark("Accuracy on all readable target images; their labels are used for nothing else.");
+    }
+    let bars = [
+        ("channels", s.channels as f64, t.channels as f64),
+        ("parameters", s.params as f64, t.params as f64),
+        ("MACs", s.macs as f64, t.macs as f64),
+        ("latency", s.latency_ms, t.latency_ms),
+    ];
+    let bar = |(label, part, whole): (&str, f64, f64)| Bar {
+        label: label.to_string(),
+        values: vec![100.0 * part / whole.max(f64::MIN_POSITIVE)],
+    };
+    page.figure(&bar_chart(&bars.map(bar), &["student"], "%"), "What the student has of the teacher's");
+}
+
+fn losses(page: &mut Page, phase: &PhaseReport) {
+    page.heading(&format!("Phase: {}", phase.phase.name()));
+    page.remark(&format!("{} steps in {:.0} s", phase.steps, phase.wall_s));
+    let series = |wanted: &dyn Fn(&str) -> bool| -> Vec<Series> {
+        let named = |(name, values): (&String, &Vec<f64>)| Series { name: words(name), points: points(phase, values) };
+        phase.metrics.iter().filter(|(name, _)| wanted(name)).map(named).collect()
+    };
+    page.figure(&line_chart(&series(&|name| !NO_LOSSES.contains(&name)), "step"), "Losses");
+    let kept = series(&|name| name == "entries_kept");
+    if !kept.is_empty() {
+        page.figure(&line_chart(&kept, "step"), "Channel groups' entries that the budget lets stay");
+    }
+}
+
+/// A metric's values at their steps; one that is not taken in every step is taken in every so many.
+fn points(phase: &PhaseReport, values: &[f64]) -> Vec<(f64, f64)> {
+    let every = phase.at.len().div_ceil(values.len().max(1));
+    phase.at.iter().step_by(every.max(1)).zip(values).map(|(at, value)| (*at as f64, *value)).collect()
+}
+
+fn words(name: &str) -> String {
+    name.replace('_', " ")
+}
+
+fn broken(page: &mut Page, images: &[(String, String)]) {
+    if images.is_empty() {
+        return;
+    }
+    page.heading(&format!("{} images that could not be read", images.len()));
+    let listed = images.iter().take(MOST_BROKEN);
+    let rows: Vec<Vec<String>> = listed.map(|(name, why)| vec![name.clone(), why.clone()]).collect();
+    page.table(&["image", "reason"], &rows);
+    if images.len() > MOST_BROKEN {
+        page.remark(&format!("and {} more, in report.json", images.len() - MOST_BROKEN));
+    }
+}
