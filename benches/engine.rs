@@ -11,7 +11,7 @@ use secateur::arch::{ArchOptions, build};
 use secateur::bench::narrowed;
 use secateur::engine::Precision;
 
-use shared::Timed;
+use shared::Request;
 
 const NETWORKS: [&str; 4] = ["resnet18", "mobilenetv1_100", "mobilenetv2_100", "efficientnet_lite0"];
 /// Fractions of the channels that are left.
@@ -29,11 +29,11 @@ fn networks(c: &mut Criterion) -> Result<()> {
             for precision in [Precision::F32, Precision::Int8] {
                 for &threads in &threads {
                     // Compiled when the filter lets it through, and once.
-                    let mut timed = None;
+                    let mut request = None;
                     group.bench_function(BenchmarkId::new(precision.to_string(), threads), |b| {
-                        let timed = timed
-                            .get_or_insert_with(|| Timed::compile(&graph, precision, threads).expect("it compiles"));
-                        b.iter_custom(|runs| timed.answer(runs).expect("it answers"));
+                        let Request { engine, image, logits } = request
+                            .get_or_insert_with(|| Request::compile(&graph, precision, threads).expect("it compiles"));
+                        b.iter(|| engine.infer(image, logits).expect("it answers"));
                     });
                 }
             }

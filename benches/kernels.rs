@@ -15,7 +15,7 @@ use secateur::Result;
 use secateur::engine::Precision;
 use secateur::graph::{Conv2d, Graph, GraphBuilder};
 
-use shared::{Timed, noise};
+use shared::{Request, noise};
 
 const LAYER: &str = "layer";
 
@@ -68,7 +68,7 @@ fn kernels(c: &mut Criterion) -> Result<()> {
         let mut group = c.benchmark_group(case.name);
         group.sample_size(20).warm_up_time(Duration::from_millis(500)).measurement_time(Duration::from_secs(2));
         for precision in [Precision::F32, Precision::Int8] {
-            step(&mut group, Timed::compile(&graph, precision, 1)?)?;
+            step(&mut group, Request::compile(&graph, precision, 1)?)?;
         }
         if case.conv.groups == 1 {
             product(&mut group, &case);
@@ -79,13 +79,15 @@ fn kernels(c: &mut Criterion) -> Result<()> {
 }
 
 /// The layer's step, under its algorithm's name.
-fn step(group: &mut BenchmarkGroup<WallTime>, mut timed: Timed) -> Result<()> {
-    let steps = timed.profile()?;
+fn step(group: &mut BenchmarkGroup<WallTime>, request: Request) -> Result<()> {
+    let Request { mut engine, image, mut logits } = request;
+    let steps = engine.profile(&image, &mut logits)?;
     let index = steps.iter().position(|step| step.layer == LAYER).expect("the layer is a step");
     group.throughput(Throughput::Elements(2 * steps[index].macs));
     group.bench_function(&steps[index].kernel, |b| {
         b.iter_custom(|runs| {
-            (0..runs).map(|_| Duration::from_secs_f64(timed.profile().expect("it answers")[index].seconds)).sum()
+            let mut seconds = || engine.profile(&image, &mut logits).expect("it answers")[index].seconds;
+            Duration::from_secs_f64((0..runs).map(|_| seconds()).sum())
         });
     });
     Ok(())

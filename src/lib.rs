@@ -7,7 +7,9 @@
 pub mod adapt;
 pub mod arch;
 pub mod bench;
+pub mod board;
 pub mod cli;
+pub mod config;
 pub mod data;
 pub mod engine;
 pub mod error;
@@ -20,6 +22,7 @@ pub mod optim;
 pub mod plot;
 pub mod prune;
 pub mod rng;
+pub mod serve;
 pub mod store;
 pub mod timing;
 pub mod weights;

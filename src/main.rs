@@ -11,7 +11,7 @@ static ALLOCATOR: ReusingAllocator = ReusingAllocator::new();
 fn main() -> ExitCode {
     let cli = Cli::parse();
     start_logging();
-    match cli.run() {
+    match cli.run(|| ALLOCATOR.release()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             log::error!("{error}");

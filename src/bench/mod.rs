@@ -4,7 +4,6 @@
 //! temperature, frequency and load are read before and after.
 
 mod baseline;
-mod board;
 mod cold_start;
 mod measure;
 mod page;
@@ -13,7 +12,6 @@ mod row;
 mod training;
 
 pub use baseline::{Baseline, Comparison};
-pub use board::{Board, warnings};
 pub use cold_start::{ColdStart, cold_start, serve_once};
 pub use measure::{Case, Limits, Measured, Subject, measure};
 pub use page::page;

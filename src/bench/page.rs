@@ -1,7 +1,7 @@
 //! The results as one page.
 
-use super::board::Board;
 use super::row::Row;
+use crate::board::Board;
 use crate::plot::{Bar, Page, bar_chart, number};
 
 /// A self-contained HTML page.

@@ -2,9 +2,9 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::board::Board;
 use super::cold_start::ColdStart;
 use super::measure::{Case, Measured, Subject};
+use crate::board::Board;
 use crate::engine::{Precision, StepProfile};
 
 /// Figures of one model, precision, number of threads and batch size. The fields' order is the JSON's.

@@ -12,9 +12,9 @@ use super::model_source::{ModelSource, SourcedModel};
 use super::output::print;
 use crate::adapt::{AdaptConfig, StepKind};
 use crate::bench::{
-    Baseline, Board, Case, Comparison, Limits, Row, Subject, cold_start, measure, page, serve_once, table,
-    training_speed, warnings,
+    Baseline, Case, Comparison, Limits, Row, Subject, cold_start, measure, page, serve_once, table, training_speed,
 };
+use crate::board::{Board, warnings};
 use crate::engine::{Isa, Precision};
 use crate::model::{Teacher, metadata};
 use crate::weights::{write_atomic, write_bytes_atomic};

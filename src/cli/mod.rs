@@ -3,6 +3,7 @@
 mod adapt;
 mod allocator;
 mod bench;
+mod config;
 mod demo;
 mod eval;
 mod export;
@@ -15,6 +16,7 @@ mod predict;
 mod progress;
 mod quantize;
 mod run_args;
+mod serve;
 mod signals;
 
 use clap::{Parser, Subcommand};
@@ -57,6 +59,10 @@ enum Command {
     Models(models::ModelsArgs),
     /// Measure latency, throughput and memory of models on this board
     Bench(Box<bench::BenchArgs>),
+    /// Serve models over HTTP, in the Open Inference Protocol
+    Serve(Box<serve::ServeArgs>),
+    /// Print or check the configuration of `serve`
+    Config(config::ConfigArgs),
     #[command(hide = true)]
     ColdStart(bench::ColdStartArgs),
     /// Adapt and prune an embedded MNIST network for another scanner's digits
@@ -64,11 +70,11 @@ enum Command {
 }
 
 impl Cli {
-    /// Runs the chosen command.
+    /// Runs the chosen command. `release_memory` gives back what the program's allocator keeps.
     ///
     /// # Errors
     /// Whatever stopped it; see [`crate::Error::exit_code`].
-    pub fn run(self) -> Result<()> {
+    pub fn run(self, release_memory: fn()) -> Result<()> {
         match self.command {
             Command::Adapt(args) => args.run(),
             Command::Eval(args) => args.run(),
@@ -78,6 +84,8 @@ impl Cli {
             Command::Export(args) => args.run(),
             Command::Models(args) => args.run(),
             Command::Bench(args) => args.run(),
+            Command::Serve(args) => args.run(release_memory),
+            Command::Config(args) => args.run(),
             Command::ColdStart(args) => args.run(),
             Command::Demo(args) => args.run(),
         }

@@ -20,7 +20,7 @@ pub use compact::{CompactModel, Provenance, metadata};
 pub use forward::{Forward, Mode, Output};
 pub use info::ModelInfo;
 pub use mask::ChannelMask;
-pub use runner::{Runner, RunnerConfig};
+pub use runner::{Runner, RunnerConfig, rank};
 pub use student::Student;
 pub use teacher::Teacher;
 

@@ -120,15 +120,19 @@ impl Runner {
     /// # Errors
     /// As [`Runner::logits`].
     pub fn classify(&mut self, image: &Image, top: usize) -> Result<Vec<(usize, f32)>> {
-        let logits = self.logits(&self.info.preprocess.eval(image))?;
-        let highest = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-        let exp: Vec<f32> = logits.iter().map(|x| (x - highest).exp()).collect();
-        let sum: f32 = exp.iter().sum();
-        let mut ranked: Vec<(usize, f32)> = exp.iter().map(|e| e / sum).enumerate().collect();
-        ranked.sort_by(|a, b| b.1.total_cmp(&a.1));
-        ranked.truncate(top);
-        Ok(ranked)
+        Ok(rank(&self.logits(&self.info.preprocess.eval(image))?, top))
     }
+}
+
+/// The `top` largest of one image's logits, the largest first, as classes and their probabilities.
+pub fn rank(logits: &[f32], top: usize) -> Vec<(usize, f32)> {
+    let highest = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    let exp: Vec<f32> = logits.iter().map(|x| (x - highest).exp()).collect();
+    let sum: f32 = exp.iter().sum();
+    let mut ranked: Vec<(usize, f32)> = exp.iter().map(|e| e / sum).enumerate().collect();
+    ranked.sort_by(|a, b| b.1.total_cmp(&a.1));
+    ranked.truncate(top);
+    ranked
 }
 
 #[cfg(test)]

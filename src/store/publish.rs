@@ -26,7 +26,7 @@ impl Store {
     ///
     /// # Errors
     /// [`Error::Weights`] naming `file` if it is not a whole, self-contained model; [`Error::Io`], for instance on a
-    /// full disk; [`Error::Overloaded`] if another process keeps the store locked. Nothing is left behind.
+    /// full disk; [`Error::Overloaded`] if another process keeps the store locked. No part of it is left behind.
     pub fn publish(&self, name: &ModelName, file: &Path) -> Result<Version> {
         // Says what it is instead, before a large something is copied.
         drop(TensorFile::open(file)?);

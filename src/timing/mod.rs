@@ -2,10 +2,8 @@
 //!
 //! A board's clock wanders, so whatever is to be compared is timed in turns, block by block, and judged by medians.
 
-mod processor;
 mod stats;
 mod timed;
 
-pub use processor::processor_name;
 pub use stats::Stats;
 pub use timed::{Timed, in_turns, median_profile};

@@ -15,6 +15,7 @@ mod predict;
 mod program;
 mod real_data;
 mod resume;
+mod serve;
 mod shapes;
 mod teacher;
 mod workplace;

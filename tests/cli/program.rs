@@ -41,6 +41,11 @@ pub fn wait(child: Child, arguments: &str) -> Finished {
 }
 
 impl Finished {
+    /// This run with `log`, which somebody else has read already.
+    pub fn with_log(self, log: String) -> Self {
+        Self { stderr: log, ..self }
+    }
+
     /// Fails unless the run ended with one of `codes`.
     #[track_caller]
     pub fn ends_with(self, codes: &[i32]) -> Self {

@@ -16,12 +16,13 @@ pub use cache::default_path;
 pub(super) use search::{CANDIDATES, Search};
 
 use crate::Result;
+use crate::board::processor_name;
 use crate::engine::{EngineConfig, Isa, Precision};
 use crate::graph::{Graph, Scope};
 use crate::model::Params;
 use crate::prune::LatencyModel;
 use crate::prune::latency::TimedNetwork;
-use crate::timing::{Timed, in_turns, processor_name};
+use crate::timing::{Timed, in_turns};
 use crate::weights::sha256;
 
 /// How often at most a network is measured that seems to take far too long.

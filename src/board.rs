@@ -1,11 +1,13 @@
-//! What the board says of itself: heat, clock, load.
+//! What the board says of itself: its name, heat, clock, load, memory.
+
+mod processor;
 
 use std::fs;
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use crate::timing::processor_name;
+pub use processor::processor_name;
 
 /// A reading. What a board does not tell is `None`.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
@@ -74,6 +76,13 @@ impl Board {
             load: text("proc/loadavg").and_then(|t| t.split(' ').next()?.parse().ok()),
         }
     }
+}
+
+/// Resident memory of this process in bytes; `None` where the system does not tell.
+pub fn resident_bytes() -> Option<u64> {
+    let status = fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
+    Some(line.trim().trim_end_matches(" kB").trim().parse::<u64>().ok()? * 1024)
 }
 
 /// Sub-folders named `prefix` and a number.
@@ -160,6 +169,13 @@ mod tests {
         let board = board(&[]);
         assert_eq!((&board.name, board.celsius, board.mhz, board.throttled), (&None, None, None, None));
         assert_eq!(warnings(&board, &board), Vec::<String>::new());
+    }
+
+    #[test]
+    fn memory_is_that_of_this_process() {
+        let held = vec![1u8; 64 << 20];
+        let with = resident_bytes().unwrap();
+        assert!(with >= 64 << 20 && std::hint::black_box(&held).len() == 64 << 20, "{with}");
     }
 
     #[test]

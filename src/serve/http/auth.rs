@@ -1,0 +1,161 @@
+//! Who may do what.
+
+use std::fs;
+use std::net::IpAddr;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::sync::Arc;
+
+use axum::extract::{Request, State};
+use axum::http::{HeaderMap, Uri, header};
+use axum::middleware::Next;
+use axum::response::Response;
+
+use super::App;
+use crate::serve::error::{Code, Refusal};
+use crate::serve::net::Peer;
+use crate::{Error, Result};
+
+/// Shorter ones can be guessed.
+const MIN_TOKEN: usize = 16;
+/// Longer ones do not fit a header.
+const MAX_TOKEN: usize = 4096;
+
+/// The secret that requests must bring.
+pub struct Token(Vec<u8>);
+
+impl std::fmt::Debug for Token {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Token(…)")
+    }
+}
+
+impl Token {
+    /// Reads a token file: one line, 16 to 4096 visible characters.
+    ///
+    /// # Errors
+    /// [`Error::Config`] if others than its owner have access to it, or it holds no token; [`Error::Io`].
+    pub fn read(path: &Path) -> Result<Self> {
+        let refuse = |what: String| Err(Error::Config(format!("{}: {what}", path.display())));
+        let metadata = fs::metadata(path).map_err(|e| Error::io("read", path, e))?;
+        let mode = metadata.permissions().mode() & 0o777;
+        if mode & 0o077 != 0 {
+            return refuse(format!(
+                "expected a token file that only its owner has access to (chmod 600), got {mode:o}"
+            ));
+        }
+        if !metadata.is_file() || metadata.len() > MAX_TOKEN as u64 {
+            return refuse(format!("expected a file of at most {MAX_TOKEN} bytes"));
+        }
+        let text = fs::read_to_string(path).map_err(|e| Error::io("read", path, e))?;
+        let token = text.trim();
+        if token.len() < MIN_TOKEN || !token.bytes().all(|byte| byte.is_ascii_graphic()) {
+            return refuse(format!("expected a token of at least {MIN_TOKEN} visible ASCII characters"));
+        }
+        Ok(Self(token.as_bytes().to_vec()))
+    }
+
+    /// Whether the headers bring it. Takes the same time wherever a wrong one differs.
+    fn is_in(&self, headers: &HeaderMap) -> bool {
+        let Some(value) = headers.get(header::AUTHORIZATION) else { return false };
+        let Some((scheme, given)) = value.as_bytes().split_at_checked("Bearer ".len()) else { return false };
+        let differing = given.iter().zip(&self.0).fold(0, |bits, (a, b)| bits | (a ^ b));
+        scheme.eq_ignore_ascii_case(b"Bearer ") && given.len() == self.0.len() && std::hint::black_box(differing) == 0
+    }
+}
+
+/// Lets through requests that bring the token, if there is one.
+pub(super) async fn require_token(
+    State(app): State<Arc<App>>,
+    request: Request,
+    next: Next,
+) -> Result<Response, Refusal> {
+    match &app.live().token {
+        Some(token) if !token.is_in(request.headers()) => {
+            Err(Refusal::new(Code::Unauthorized, "expected the header Authorization: Bearer with the token"))
+        }
+        _ => Ok(next.run(request).await),
+    }
+}
+
+/// Lets through requests that may change something: with the token from anywhere, without one only from this device,
+/// and not from a page that some other site made a browser here open.
+pub(super) async fn require_control(
+    State(app): State<Arc<App>>,
+    request: Request,
+    next: Next,
+) -> Result<Response, Refusal> {
+    if app.live().token.is_none() {
+        let local = request.extensions().get::<Peer>().is_some_and(Peer::is_local);
+        if !local {
+            let message = "changes from other hosts need a token, and this server has none: set serve.token_file";
+            return Err(Refusal::new(Code::Forbidden, message));
+        }
+        if !is_own_page(request.headers()) {
+            return Err(Refusal::new(Code::Forbidden, "changes are not taken from pages of other sites"));
+        }
+    }
+    Ok(next.run(request).await)
+}
+
+/// Whether a request comes from no page at all, or from one that this server gave out under a name that cannot be
+/// another site's: an address or localhost.
+fn is_own_page(headers: &HeaderMap) -> bool {
+    let Some(origin) = headers.get(header::ORIGIN) else { return true };
+    let text =
+        |value: Option<&header::HeaderValue>| value.and_then(|v| v.to_str().ok()).unwrap_or_default().to_string();
+    let host = text(headers.get(header::HOST));
+    let origin = text(Some(origin)).parse::<Uri>().ok().and_then(|uri| uri.authority().map(ToString::to_string));
+    let name = host.rsplit_once(':').map_or(host.as_str(), |(name, _)| name).trim_matches(['[', ']']);
+    origin.as_deref() == Some(host.as_str()) && (name == "localhost" || name.parse::<IpAddr>().is_ok())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn headers(list: &[(header::HeaderName, &str)]) -> HeaderMap {
+        list.iter().map(|(name, value)| (name.clone(), value.parse().unwrap())).collect()
+    }
+
+    #[test]
+    fn a_token_is_read_from_a_file_that_is_its_owners() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("token");
+        let write = |text: &str, mode| {
+            fs::write(&path, text).unwrap();
+            fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
+            Token::read(&path)
+        };
+        assert_eq!(write("0123456789abcdef\n", 0o600).unwrap().0, b"0123456789abcdef");
+        assert!(write("0123456789abcdef", 0o640).unwrap_err().to_string().contains("chmod 600"));
+        assert!(write("short", 0o600).unwrap_err().to_string().contains("at least 16"));
+        assert!(write("0123456789abcdef 0123456789abcdef", 0o600).is_err());
+        assert!(write(&"x".repeat(5000), 0o600).is_err());
+        assert!(Token::read(folder.path()).is_err());
+    }
+
+    #[test]
+    fn only_the_token_itself_passes() {
+        let token = Token(b"0123456789abcdef".to_vec());
+        let bearing = |value| token.is_in(&headers(&[(header::AUTHORIZATION, value)]));
+        assert!(bearing("Bearer 0123456789abcdef") && bearing("bearer 0123456789abcdef"));
+        for wrong in
+            ["", "Bearer", "Bearer ", "Bearer 0123456789abcdee", "Bearer 0123456789abcdef0", "Basic 0123456789abcdef"]
+        {
+            assert!(!bearing(wrong), "{wrong:?}");
+        }
+        assert!(!token.is_in(&HeaderMap::new()));
+    }
+
+    #[test]
+    fn pages_of_other_sites_are_told_from_own_ones() {
+        let from = |origin, host| is_own_page(&headers(&[(header::ORIGIN, origin), (header::HOST, host)]));
+        assert!(is_own_page(&headers(&[(header::HOST, "127.0.0.1:8000")])));
+        assert!(from("http://127.0.0.1:8000", "127.0.0.1:8000"));
+        assert!(from("http://localhost:8000", "localhost:8000") && from("http://[::1]:8000", "[::1]:8000"));
+        assert!(!from("https://evil.example", "127.0.0.1:8000"));
+        assert!(!from("http://evil.example:8000", "evil.example:8000"), "its name may be made to mean this device");
+        assert!(!from("null", "127.0.0.1:8000"));
+    }
+}
