@@ -94,9 +94,9 @@ fn assert_resumed(log: &str, phase: usize, step: u64) {
 #[test]
 fn killed_under_a_budget_of_latency_the_bytes_stay_the_same() {
     let arguments = format!("{} --latency-table table.json", ADAPT.replace("channels=0.5", "latency=0.3"));
-    let first = Workplace::new();
+    let first = Workplace::new().with_wide_teacher();
     let expected = outcome(&first, &arguments);
-    let place = Workplace::new();
+    let place = Workplace::new().with_wide_teacher();
     place.write("table.json", first.bytes("table.json"));
     let (mut child, _) = start_until(&place, &arguments, (1, 20));
     child.kill().unwrap();
