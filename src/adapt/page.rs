@@ -101,7 +101,7 @@ fn models(page: &mut Page, report: &Report) {
     let (s, t) = (&report.student, &report.teacher);
     let left = |part: f64, whole: f64| format!("{:.1} %", 100.0 * part / whole.max(f64::MIN_POSITIVE));
     let counts = [(s.channels, t.channels), (s.params, t.params), (s.macs, t.macs), (s.bytes, t.bytes)];
-    let mut last = vec!["student of the teacher".to_string(), String::new()];
+    let mut last = vec!["student ÷ teacher".to_string(), String::new()];
     last.extend(counts.map(|(part, whole)| left(part as f64, whole as f64)));
     last.push(left(s.latency_ms, t.latency_ms));
     table.push(last);
@@ -119,7 +119,7 @@ fn models(page: &mut Page, report: &Report) {
         label: label.to_string(),
         values: vec![100.0 * part / whole.max(f64::MIN_POSITIVE)],
     };
-    page.figure(&bar_chart(&bars.map(bar), &["student"], "%"), "What the student has of the teacher's");
+    page.figure(&bar_chart(&bars.map(bar), &["student"], "%"), "The student in percent of the teacher");
 }
 
 fn losses(page: &mut Page, phase: &PhaseReport) {

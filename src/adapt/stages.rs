@@ -9,7 +9,7 @@ use super::checkpoint::{Checkpoint, RunIdentity, Sections};
 use super::drive::{Driver, Loaders, Steps};
 use super::finetune_phase::FineTunePhase;
 use super::gate::{Expect, Verdict};
-use super::latency::{LatencyTable, TableIdentity};
+use super::latency::{CANDIDATES, LatencyTable, Search, TableIdentity, is_disturbed};
 use super::mask_phase::MaskPhase;
 use super::observer::{Observer, Phase};
 use super::pass::{Answers, Network, estimate_statistics};
@@ -23,12 +23,6 @@ use crate::graph::Graph;
 use crate::model::{Params, Student};
 use crate::prune::{Admm, Measure, Selector, surgery};
 use crate::{Error, Result};
-
-/// Networks tried at most to meet a budget of latency.
-const CANDIDATES: usize = 4;
-/// The part of the budget that is aimed at, and the relative miss that is good enough.
-const AIM: f64 = 0.98;
-const MISS: f64 = 0.02;
 
 /// The adapted teacher and what is known of it.
 pub(super) struct Adapted {
@@ -312,20 +306,25 @@ impl<'a> Stages<'a> {
         let mut keep = admm.harden(selector)?;
         let Some(mut table) = self.driver.latency.take() else { return Ok(keep) };
         let goal_ms = selector.limit(1.0) as f64 / 1e6;
-        let mut best = (f64::INFINITY, keep.clone());
+        let (mut search, mut best) = (Search::default(), (f64::INFINITY, keep.clone()));
         for _ in 0..CANDIDATES {
             let (graph, params) = surgery::compact(&context.teacher.graph, context.groups, &keep, params)?;
             let predicted = selector.measure(&keep)?;
             let measured = table.candidate(&graph, &params, predicted)?;
             let [ms, predicted_ms] = [measured, predicted].map(|ns| ns as f64 / 1e6);
             log::info!("latency budget_ms={goal_ms:.3} predicted_ms={predicted_ms:.3} measured_ms={ms:.3}");
-            let miss = (ms / (AIM * goal_ms) - 1.0).abs();
+            if is_disturbed(measured, predicted) {
+                log::warn!("other work disturbs the measurement, so the prediction stands");
+                break;
+            }
+            let miss = Search::miss(ms / goal_ms);
             if miss < best.0 {
                 best = (miss, keep.clone());
             }
-            selector.correct_latency(ms / (AIM * predicted_ms));
+            let Some(factor) = search.correction(ms / goal_ms, ms / predicted_ms) else { break };
+            selector.correct_latency(factor);
             let next = admm.harden_again(selector)?;
-            if miss <= MISS || next == keep {
+            if next == keep {
                 break;
             }
             keep = next;

@@ -12,6 +12,7 @@ use super::run_args::ScopeArg;
 use crate::Result;
 use crate::graph::ChannelGroups;
 use crate::model::Teacher;
+use crate::prune::Budget;
 
 /// Arguments of `inspect`.
 #[derive(Debug, Args)]
@@ -96,6 +97,9 @@ fn as_text(model: &Teacher, groups: &ChannelGroups) -> String {
         short(cost.bytes)
     ));
     if let Some(provenance) = &model.provenance {
+        if let Ok(Some(budget)) = serde_json::from_value::<Option<Budget>>(provenance.config["budget"].clone()) {
+            lines.push(format!("pruned to {budget}"));
+        }
         lines.push(format!(
             "made by secateur {} from teacher sha256 {} on data {}",
             provenance.version, provenance.teacher_sha256, provenance.data_sha256

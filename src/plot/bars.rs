@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use super::{escape, number};
+use super::{COLOURS, escape, key, number};
 
 const WIDTH: f64 = 640.0;
 const BAR: f64 = 13.0;
@@ -29,9 +29,7 @@ pub fn bar_chart(rows: &[Bar], names: &[&str], unit: &str) -> String {
     let scale = if most > 0.0 { (WIDTH - LABELS - VALUES) / most } else { 0.0 };
     let mut svg = String::new();
     if names.len() > 1 {
-        for (i, name) in names.iter().enumerate() {
-            let _ = write!(svg, "<span class=\"key\" style=\"background:var(--s{i})\"></span>{}", escape(name));
-        }
+        svg.push_str(&key(names.iter().copied(), COLOURS));
     }
     let height: f64 = rows.iter().map(|row| row.values.len() as f64 * BAR + GAP).sum();
     let _ = write!(svg, "<svg viewBox=\"0 0 {WIDTH} {height}\" role=\"img\">");

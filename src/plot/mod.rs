@@ -8,6 +8,9 @@ pub use bars::{Bar, bar_chart};
 pub use lines::{Series, line_chart};
 pub use page::Page;
 
+/// Colours of the style sheet.
+const COLOURS: usize = 5;
+
 /// Text safe inside HTML and SVG, attributes included.
 pub fn escape(text: &str) -> String {
     let mut safe = String::with_capacity(text.len());
@@ -24,6 +27,15 @@ pub fn escape(text: &str) -> String {
         }
     }
     safe
+}
+
+/// The key of a chart: a colour for each name, the first `colours` of the style sheet in turn.
+fn key<'a>(names: impl IntoIterator<Item = &'a str>, colours: usize) -> String {
+    let entry = |(i, name): (usize, &str)| {
+        let (colour, name) = (i % colours, escape(name));
+        format!("<span class=\"entry\"><span class=\"key\" style=\"background:var(--s{colour})\"></span>{name}</span> ")
+    };
+    names.into_iter().enumerate().map(entry).collect()
 }
 
 /// A number with about three significant digits, for axes and labels.

@@ -19,13 +19,14 @@ p{margin:.4rem 0}.soft{color:var(--soft)}
 table{border-collapse:collapse;font-variant-numeric:tabular-nums;font-size:.9rem}
 th,td{padding:.25rem .7rem;border-bottom:1px solid var(--line);text-align:right;white-space:nowrap}
 th{color:var(--soft);font-weight:600}th:first-child,td:first-child{text-align:left}
-figure{margin:.8rem 0}figcaption{font-size:.9rem;color:var(--soft)}
-svg{display:block;width:100%;height:auto}
+figure{margin:.8rem 0;overflow-x:auto}figcaption{font-size:.9rem;color:var(--soft)}
+svg{display:block;width:100%;min-width:34rem;height:auto}
 svg text{fill:var(--fg);font:12px system-ui,sans-serif}svg .soft{fill:var(--soft)}
 svg .grid{stroke:var(--line)}
 .verdict{margin:.7rem 0;padding:.4rem .8rem;border-left:4px solid var(--bad);background:var(--box)}\
 .verdict.ok{border-color:var(--ok)}
-.key{display:inline-block;width:.8em;height:.8em;margin:0 .3em 0 .9em;border-radius:2px}
+.entry{display:inline-block;margin-right:.9em;white-space:nowrap;font-size:.9rem}
+.key{display:inline-block;width:.8em;height:.8em;margin-right:.35em;border-radius:2px}
 ";
 
 /// A page under construction.

@@ -38,6 +38,16 @@ pub struct TimedLayer {
     pub ns: u64,
 }
 
+/// A layer that takes time.
+#[derive(Debug, Clone, Copy, PartialEq)]
+struct Layer {
+    node: NodeId,
+    /// Whether its outputs mix its inputs. Told from the whole network: a depthwise layer's last channel looks dense.
+    dense: bool,
+    /// Which of the model's times are its.
+    which: usize,
+}
+
 /// Predicts the time of any narrower version of one graph.
 ///
 /// The time of a dense layer with x input and y output channels is modelled as `a + b·x + c·y + d·x·y`, that of any other
@@ -47,8 +57,7 @@ pub struct TimedLayer {
 #[derive(Debug, Clone, PartialEq)]
 pub struct LatencyModel {
     blocks: [usize; 2],
-    /// The node of every layer, and which of `times` is its.
-    layers: Vec<(NodeId, usize)>,
+    layers: Vec<Layer>,
     times: Vec<[f64; TERMS]>,
     factor: f64,
 }
@@ -61,17 +70,18 @@ impl LatencyModel {
     /// [`Error::Config`] if there is nothing to fit, or a layer is not one of `graph`'s.
     pub fn fit(graph: &Graph, networks: &[TimedNetwork], blocks: [usize; 2]) -> Result<Self> {
         let networks = undisturbed(networks)?;
-        let layers = Layers::new(graph, networks.first().map_or(&[], |network| &network.layers))?;
-        let mut model = Self { blocks, layers: layers.in_order, times: Vec::new(), factor: 1.0 };
+        let layers = layers(graph, networks.first().map_or(&[], |network| &network.layers))?;
+        let mut model = Self { blocks, layers: layers.values().copied().collect(), times: Vec::new(), factor: 1.0 };
         let mut rows = Vec::new();
         for network in &networks {
-            let row = |layer: &TimedLayer| {
-                let &(id, which) = layers.by_name.get(layer.layer.as_str()).ok_or_else(|| unknown(graph, layer))?;
-                Ok((which, model.terms(is_dense(graph, id), layer.inputs, layer.outputs), layer.ns as f64))
+            let row = |timed: &TimedLayer| {
+                let &layer = layers.get(timed.layer.as_str()).ok_or_else(|| unknown(graph, timed))?;
+                Ok((layer.which, model.terms(layer, timed.inputs, timed.outputs), timed.ns as f64))
             };
             rows.push(network.layers.iter().map(row).collect::<Result<Vec<_>>>()?);
         }
-        model.times = (0..layers.shapes)
+        let shapes = layers.values().map(|layer| layer.which + 1).max().unwrap_or(0);
+        model.times = (0..shapes)
             .map(|which| {
                 let of_shape = rows.iter().flatten().filter(|row| row.0 == which);
                 non_negative_least_squares(&of_shape.map(|&(_, terms, ns)| (terms, ns)).collect::<Vec<_>>())
@@ -89,10 +99,9 @@ impl LatencyModel {
     /// # Panics
     /// If `graph` has fewer nodes than the one the times were taken of; one made from it by compaction has as many.
     pub fn nanoseconds(&self, graph: &Graph) -> u64 {
-        let time = |&(id, which): &(NodeId, usize)| {
-            let inputs = graph.nodes()[id].inputs.first().map_or(0, |&i| graph.shape(i).channels());
-            let terms = self.terms(is_dense(graph, id), inputs, graph.shape(id).channels());
-            dot(&self.times[which], &terms)
+        let time = |&layer: &Layer| {
+            let inputs = graph.nodes()[layer.node].inputs.first().map_or(0, |&i| graph.shape(i).channels());
+            dot(&self.times[layer.which], &self.terms(layer, inputs, graph.shape(layer.node).channels()))
         };
         (self.factor * self.layers.iter().map(time).sum::<f64>()).round() as u64
     }
@@ -103,9 +112,9 @@ impl LatencyModel {
         Self { factor: self.factor * factor, ..self.clone() }
     }
 
-    fn terms(&self, dense: bool, inputs: usize, outputs: usize) -> [f64; TERMS] {
+    fn terms(&self, layer: Layer, inputs: usize, outputs: usize) -> [f64; TERMS] {
         let [of_inputs, of_outputs] = self.blocks;
-        if !dense {
+        if !layer.dense {
             return [1.0, 0.0, outputs.next_multiple_of(of_inputs) as f64, 0.0];
         }
         let (x, y) = (inputs.next_multiple_of(of_inputs) as f64, outputs.next_multiple_of(of_outputs) as f64);
@@ -116,36 +125,23 @@ impl LatencyModel {
 /// Which times a layer has, its terms and how long it took.
 type Row = (usize, [f64; TERMS], f64);
 
-/// The layers of a graph that take time, those of equal shape under one number.
-struct Layers<'a> {
-    in_order: Vec<(NodeId, usize)>,
-    by_name: BTreeMap<&'a str, (NodeId, usize)>,
-    shapes: usize,
-}
-
-impl<'a> Layers<'a> {
-    fn new(graph: &'a Graph, timed: &[TimedLayer]) -> Result<Self> {
-        let consumers = graph.consumers();
-        let mut shapes: BTreeMap<String, usize> = BTreeMap::new();
-        let (mut in_order, mut by_name) = (Vec::new(), BTreeMap::new());
-        for layer in timed {
-            let is_it = |(_, node): &(NodeId, &Node)| node.name == layer.layer;
-            let (id, node) = graph.nodes().iter().enumerate().find(is_it).ok_or_else(|| unknown(graph, layer))?;
-            let next = shapes.len();
-            let which = *shapes.entry(shape(graph, &consumers, id)).or_insert(next);
-            in_order.push((id, which));
-            by_name.insert(node.name.as_str(), (id, which));
-        }
-        Ok(Self { in_order, by_name, shapes: shapes.len() })
-    }
+/// The layers of `graph` that were timed, by name.
+fn layers<'a>(graph: &'a Graph, timed: &[TimedLayer]) -> Result<BTreeMap<&'a str, Layer>> {
+    let consumers = graph.consumers();
+    let mut shapes: BTreeMap<String, usize> = BTreeMap::new();
+    let layer = |timed: &TimedLayer| {
+        let is_it = |(_, node): &(NodeId, &Node)| node.name == timed.layer;
+        let (id, node) = graph.nodes().iter().enumerate().find(is_it).ok_or_else(|| unknown(graph, timed))?;
+        let next = shapes.len();
+        let which = *shapes.entry(shape(graph, &consumers, id)).or_insert(next);
+        let dense = matches!(node.op, Op::Conv2d(_) | Op::Linear { .. }) && graph.produces(id);
+        Ok((node.name.as_str(), Layer { node: id, dense, which }))
+    };
+    timed.iter().map(layer).collect()
 }
 
 fn unknown(graph: &Graph, layer: &TimedLayer) -> Error {
     Error::Config(format!("latency: layer {} is none of {}", layer.layer, graph.name()))
-}
-
-fn is_dense(graph: &Graph, id: NodeId) -> bool {
-    matches!(graph.nodes()[id].op, Op::Conv2d(_) | Op::Linear { .. }) && graph.produces(id)
 }
 
 /// What layers of equal shape have in common: the operation, the maps it reads and writes, and what follows it up to

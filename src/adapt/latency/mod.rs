@@ -6,12 +6,14 @@
 
 mod cache;
 mod measure;
+mod search;
 
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
 pub use cache::default_path;
+pub(super) use search::{CANDIDATES, Search};
 
 use crate::Result;
 use crate::board::processor_name;
@@ -23,9 +25,13 @@ use crate::prune::latency::TimedNetwork;
 use crate::timing::{Timed, in_turns};
 use crate::weights::sha256;
 
-/// A network that seems to take so many times as long as predicted is measured again, so often at most.
-const DISTURBED: f64 = 1.3;
+/// How often at most a network is measured that seems to take far too long.
 const TRIES: usize = 4;
+
+/// Whether a time is so far above its prediction that others' work is a likelier reason than a wrong prediction.
+pub(super) fn is_disturbed(measured_ns: u64, predicted_ns: u64) -> bool {
+    measured_ns as f64 > 1.3 * predicted_ns as f64
+}
 
 /// What times belong to: those of another device, program or network are none.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -98,7 +104,7 @@ impl LatencyTable {
     }
 
     /// Nanoseconds of a narrower version of the table's network: as measured before, else measured now and remembered. What
-    /// is far above `predicted_ns` is measured again: others' work is a likelier reason than a wrong prediction.
+    /// seems disturbed beside `predicted_ns` is measured again.
     ///
     /// # Errors
     /// As compiling and running.
@@ -112,12 +118,12 @@ impl LatencyTable {
             Precision::F32 => None,
             Precision::Int8 => Some(measure::calibrate(graph, params.clone(), config)?),
         };
-        let engine = measure::compile(graph, params.clone(), config, calibration.as_ref())?;
-        let mut timed = [Timed::new(engine, 1)?];
         let mut ns = u64::MAX;
         for _ in 0..TRIES {
-            ns = in_turns(&mut timed)?.first().map_or(ns, |&ms| measure::nanoseconds(ms).min(ns));
-            if ns as f64 <= DISTURBED * predicted_ns as f64 {
+            // A new engine has new threads, on other processors perhaps.
+            let engine = measure::compile(graph, params.clone(), config, calibration.as_ref())?;
+            ns = in_turns(&mut [Timed::new(engine, 1)?])?.first().map_or(ns, |&ms| measure::nanoseconds(ms).min(ns));
+            if !is_disturbed(ns, predicted_ns) {
                 break;
             }
         }
