@@ -129,7 +129,6 @@ impl LatencyTable {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::board::processor_name;
     use crate::graph::{Activation, ChannelGroups, Conv2d, GraphBuilder};
     use crate::model::testing::random_params;
     use crate::rng::Rng;
