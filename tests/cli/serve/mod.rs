@@ -7,6 +7,7 @@ mod peers;
 mod protocol;
 mod server;
 mod swap;
+mod tls;
 
 use serde_json::{Value, json};
 
