@@ -24,9 +24,11 @@ pub(super) fn summary(report: &Report) -> Value {
         "student": report.student,
         "wall_s": (report.wall_s * 100.0).round() / 100.0,
         "peak_rss_mb": report.peak_rss_mb,
-        "latency": report.latency,
         "gate": verdict(&report.gate),
     });
+    if let Some(latency) = &report.latency {
+        summary["latency"] = json!(latency);
+    }
     if let Some(int8) = &report.int8 {
         summary["int8"] = verdict(int8);
     }

@@ -4,15 +4,27 @@ use std::fs;
 
 use serde_json::Value;
 
-use super::program::keys;
+use super::program::{Finished, keys};
 use super::workplace::{JOB, SHORT, Workplace};
 
 const BUDGET: &str = "--budget latency=0.3 --latency-table table.json";
 
+/// Runs `adapt`; `None` where other work on this machine hid from the measurement what widths are worth.
+fn adapt(place: &Workplace, budget: &str) -> Option<Finished> {
+    let finished = place.run(&format!("{JOB} {SHORT} {budget} --json")).ends_with(&[0, 1, 2]);
+    if finished.code == Some(2) {
+        assert!(finished.stderr.contains("latency may be left, but the layers' limits"), "{}", finished.stderr);
+        println!("skipped: the measured latency of a tiny network does not depend on its widths now");
+        return None;
+    }
+    Some(finished)
+}
+
 #[test]
 fn a_budget_of_latency_removes_channels_and_tells_what_was_measured() {
     let place = Workplace::new();
-    let summary = place.run(&format!("{JOB} {SHORT} {BUDGET} --json")).ends_with(&[0, 1]).json();
+    let Some(finished) = adapt(&place, BUDGET) else { return };
+    let summary = finished.json();
     let latency = &summary["latency"];
     assert_eq!(keys(latency), ["budget_ms", "predicted_ms", "measured_ms", "identity"]);
     assert_eq!((&latency["identity"]["threads"], &latency["identity"]["precision"]), (&1.into(), &"f32".into()));
@@ -30,11 +42,13 @@ fn the_same_table_gives_the_same_bytes() {
     let place = Workplace::new();
     let student = || {
         let _ = fs::remove_file(place.path("student.safetensors.refused"));
-        let finished = place.run(&format!("{JOB} {SHORT} {BUDGET}")).ends_with(&[0, 1]);
+        let finished = adapt(&place, BUDGET)?;
         let refused = place.path("student.safetensors.refused").exists();
-        (place.bytes(if refused { "student.safetensors.refused" } else { "student.safetensors" }), finished.stderr)
+        let file = if refused { "student.safetensors.refused" } else { "student.safetensors" };
+        Some((place.bytes(file), finished.stderr))
     };
-    let ((first, measured), (second, known)) = (student(), student());
+    let Some((first, measured)) = student() else { return };
+    let (second, known) = student().expect("the table that was enough once");
     assert!(measured.contains("latency table written") && !known.contains("latency table written"), "{known}");
     assert!(first == second, "the same table gives two students");
 }
@@ -42,7 +56,9 @@ fn the_same_table_gives_the_same_bytes() {
 #[test]
 fn a_table_goes_to_the_cache_if_no_file_is_named() {
     let place = Workplace::new();
-    place.run(&format!("{JOB} {SHORT} --budget latency=0.3")).ends_with(&[0, 1]);
+    if adapt(&place, "--budget latency=0.3").is_none() {
+        return;
+    }
     let files: Vec<String> = fs::read_dir(place.path("cache/secateur"))
         .unwrap()
         .map(|entry| entry.unwrap().file_name().into_string().unwrap())
