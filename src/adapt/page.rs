@@ -63,10 +63,10 @@ fn verdicts(page: &mut Page, report: &Report) {
         let miss = 100.0 * (latency.measured_ms / latency.budget_ms - 1.0);
         let identity = &latency.identity;
         let text = format!(
-            "{} ms of {} ms ({miss:+.1} %), predicted {} ms; {}, {}, {} threads, {}",
-            number(latency.measured_ms),
-            number(latency.budget_ms),
-            number(latency.predicted_ms),
+            "{:.3} ms of {:.3} ms ({miss:+.1} %), predicted {:.3} ms; {}, {}, {} threads, {}",
+            latency.measured_ms,
+            latency.budget_ms,
+            latency.predicted_ms,
             identity.device,
             identity.isa,
             identity.threads,
@@ -75,11 +75,11 @@ fn verdicts(page: &mut Page, report: &Report) {
         page.verdict(miss <= 10.0, "Latency", &text);
     }
     let text = match report.adapted_by {
-        AdaptedBy::Source => "as it came: neither training nor the images' statistics were better",
+        AdaptedBy::Source => "stayed as it came: neither training nor the images' statistics were better",
         AdaptedBy::Statistics => "took the images' batch-norm statistics; training was not better",
-        AdaptedBy::Training => "trained on the images",
+        AdaptedBy::Training => "was trained on the images",
     };
-    page.remark(&format!("The adapted teacher: {text}. {}.", report.teacher_gate.reason));
+    page.remark(&format!("The teacher {text}. Beside the one that came: {}.", report.teacher_gate.reason));
 }
 
 fn models(page: &mut Page, report: &Report) {

@@ -11,7 +11,7 @@ pub fn page(rows: &[Row]) -> String {
         page.remark(&facts(&row.board, row));
     }
     for warning in rows.iter().flat_map(|row| &row.warnings).collect::<std::collections::BTreeSet<_>>() {
-        page.text(&format!("Not to be trusted: {warning}."));
+        page.verdict(false, "Not to be trusted", warning);
     }
     let header =
         ["model", "precision", "threads", "batch", "median ms", "p90 ms", "p99 ms", "images/s", "GFLOP/s", "speed-up"];
@@ -19,13 +19,13 @@ pub fn page(rows: &[Row]) -> String {
         .map(|r| {
             let counts = [r.threads, r.batch].map(|n| n.to_string());
             let figures = [r.median_ms, r.p90_ms, r.p99_ms, r.images_per_s, r.gflops, r.speed_up].map(number);
-            [&[r.model.clone(), r.precision.to_string()][..], &counts, &figures].concat()
+            [&[name(r).to_string(), r.precision.to_string()][..], &counts, &figures].concat()
         })
         .collect();
     page.heading("Latency and throughput");
     page.table(&header, &cells);
     let bars = |unit: &str, value: &dyn Fn(&Row) -> f64| {
-        let bar = |row: &Row| Bar { label: row.case(), values: vec![value(row)] };
+        let bar = |row: &Row| Bar { label: case(row), values: vec![value(row)] };
         bar_chart(&rows.iter().map(bar).collect::<Vec<_>>(), &["model"], unit)
     };
     page.figure(&bars("ms", &|row| row.median_ms), "Median time of a request: shorter is better");
@@ -35,7 +35,7 @@ pub fn page(rows: &[Row]) -> String {
             let s = row.start?;
             let mb = s.peak_rss_bytes as f64 / f64::from(1 << 20);
             let figures = [s.load_ms, s.compile_ms, s.first_answer_ms, mb].map(number);
-            Some([&[row.case()][..], &figures].concat())
+            Some([&[case(row)][..], &figures].concat())
         })
         .collect();
     if !starts.is_empty() {
@@ -43,11 +43,22 @@ pub fn page(rows: &[Row]) -> String {
         page.table(&["model", "file ms", "compile ms", "first answer ms", "peak memory MB"], &starts);
     }
     for row in rows.iter().filter(|row| !row.profile.is_empty()) {
-        page.heading(&format!("{}, by layer", row.case()));
+        page.heading(&format!("{}, by layer", case(row)));
         let bar = |l: &super::row::LayerRow| Bar { label: format!("{} ({})", l.layer, l.kernel), values: vec![l.ms] };
         page.figure(&bar_chart(&row.profile.iter().map(bar).collect::<Vec<_>>(), &["ms"], "ms"), "Time of every layer");
     }
     page.finish()
+}
+
+/// The model without folder and extension: what tells models apart on one page.
+fn name(row: &Row) -> &str {
+    let file = row.model.rsplit('/').next().unwrap_or(&row.model);
+    file.strip_suffix(".safetensors").unwrap_or(file)
+}
+
+/// Model, precision, threads and batch in few characters.
+fn case(row: &Row) -> String {
+    format!("{} {} {} thr. batch {}", name(row), row.precision, row.threads, row.batch)
 }
 
 fn facts(board: &Board, row: &Row) -> String {

@@ -8,10 +8,10 @@ const WIDTH: f64 = 640.0;
 const BAR: f64 = 13.0;
 const GAP: f64 = 8.0;
 /// Room for labels and for the values behind the bars.
-const LABELS: f64 = 210.0;
-const VALUES: f64 = 70.0;
+const LABELS: f64 = 270.0;
+const VALUES: f64 = 90.0;
 /// Characters of a label that fit.
-const LABEL_CHARS: usize = 32;
+const LABEL_CHARS: usize = 36;
 
 /// One row: a label and its values, one per name of the key.
 #[derive(Debug, Clone, PartialEq)]
@@ -57,13 +57,16 @@ pub fn bar_chart(rows: &[Bar], names: &[&str], unit: &str) -> String {
     svg
 }
 
-/// The end of a long label: layers differ there.
+/// Both ends of a long label: models differ at the start, layers and cases at the end.
 fn shortened(label: &str) -> String {
     let count = label.chars().count();
     if count <= LABEL_CHARS {
         return label.to_string();
     }
-    format!("…{}", label.chars().skip(count - LABEL_CHARS + 1).collect::<String>())
+    let start = LABEL_CHARS / 3;
+    let end = LABEL_CHARS - 1 - start;
+    let part = |skip, take| label.chars().skip(skip).take(take).collect::<String>();
+    format!("{}…{}", part(0, start), part(count - end, end))
 }
 
 #[cfg(test)]
@@ -80,10 +83,10 @@ mod tests {
     }
 
     #[test]
-    fn long_labels_keep_their_end() {
+    fn long_labels_keep_both_ends() {
         let label = format!("{}.conv_dw", "blocks.".repeat(10));
         let short = shortened(&label);
         assert_eq!(short.chars().count(), LABEL_CHARS);
-        assert!(short.starts_with('…') && short.ends_with(".conv_dw"));
+        assert!(short.starts_with("blocks.") && short.contains('…') && short.ends_with(".conv_dw"));
     }
 }

@@ -14,13 +14,13 @@ const STYLE: &str = "\
 *{box-sizing:border-box}
 body{margin:0 auto;padding:1.2rem;max-width:60rem;font:16px/1.5 system-ui,sans-serif;background:var(--bg);color:var(--fg)}
 h1{font-size:1.5rem;margin:.2rem 0}h2{font-size:1.15rem;margin:2rem 0 .4rem}
-p{margin:.4rem 0}.soft{color:var(--soft)}
+p{margin:.4rem 0}h1,h2,p{overflow-wrap:anywhere}.soft{color:var(--soft)}
 .wide{overflow-x:auto}
 table{border-collapse:collapse;font-variant-numeric:tabular-nums;font-size:.9rem}
 th,td{padding:.25rem .7rem;border-bottom:1px solid var(--line);text-align:right;white-space:nowrap}
-th{color:var(--soft);font-weight:600}th:first-child,td:first-child{text-align:left}
+th{color:var(--soft);font-weight:600}th:first-child,td:first-child{text-align:left}td:first-child{white-space:normal;overflow-wrap:anywhere;min-width:9rem}
 figure{margin:.8rem 0;overflow-x:auto}figcaption{font-size:.9rem;color:var(--soft)}
-svg{display:block;width:100%;min-width:34rem;height:auto}
+svg{display:block;width:100%;min-width:30rem;height:auto}
 svg text{fill:var(--fg);font:12px system-ui,sans-serif}svg .soft{fill:var(--soft)}
 svg .grid{stroke:var(--line)}
 .verdict{margin:.7rem 0;padding:.4rem .8rem;border-left:4px solid var(--bad);background:var(--box)}\
