@@ -9,15 +9,20 @@ use super::workplace::{JOB, SHORT, Workplace};
 
 const BUDGET: &str = "--budget latency=0.3 --latency-table table.json";
 
-/// Runs `adapt`; `None` where other work on this machine hid from the measurement what widths are worth.
-fn adapt(place: &Workplace, budget: &str) -> Option<Finished> {
-    let finished = place.run(&format!("{JOB} {SHORT} {budget} --json")).ends_with(&[0, 1, 2]);
-    if finished.code == Some(2) {
-        assert!(finished.stderr.contains("latency may be left, but the layers' limits"), "{}", finished.stderr);
-        println!("skipped: the measured latency of a tiny network does not depend on its widths now");
-        return None;
+/// Whether a run failed because the latency of the tests' tiny network does not depend on its widths here: where a
+/// register holds sixteen values, ten channels cost what sixteen do. Says so.
+pub fn widths_cost_nothing(finished: &Finished) -> bool {
+    let none = finished.code == Some(2) && finished.stderr.contains("latency may be left, but the layers' limits");
+    if none {
+        println!("skipped: the latency of the tests' network does not depend on its widths on this machine");
     }
-    Some(finished)
+    none
+}
+
+/// Runs `adapt`; `None` if [`widths_cost_nothing`].
+fn adapt(place: &Workplace, budget: &str) -> Option<Finished> {
+    let finished = place.run(&format!("{JOB} {SHORT} {budget} --json"));
+    (!widths_cost_nothing(&finished)).then(|| finished.ends_with(&[0, 1]))
 }
 
 #[test]
