@@ -6,6 +6,7 @@ mod configuration;
 mod peers;
 mod protocol;
 mod server;
+mod soak;
 mod swap;
 mod tls;
 
