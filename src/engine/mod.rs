@@ -17,6 +17,10 @@ mod memory;
 mod plan;
 mod pool;
 mod select;
+#[allow(
+    clippy::needless_range_loop,
+    reason = "register tiles are indexed by constants, so that they stay in registers"
+)]
 mod simd;
 #[cfg(test)]
 mod tests;

@@ -1,7 +1,7 @@
 //! The server: models behind HTTP, in the Open Inference Protocol v2, replaced while they answer.
 //!
-//! From the outside in: [`net`] accepts connections and bounds what they may cost, [`http`] turns requests into calls
-//! and answers into responses, [`protocol`] reads and writes the protocol's bytes, and [`models`] owns the engines. One
+//! From the outside in: `net` accepts connections and bounds what they may cost, `http` turns requests into calls
+//! and answers into responses, [`protocol`] reads and writes the protocol's bytes, and `models` owns the engines. One
 //! thread runs all of the first two; each model has a thread of its own, and a request reaches it through a bounded
 //! queue. Nothing here knows how a model came to be.
 //!

@@ -209,3 +209,6 @@ impl Drop for ServerHandle {
         self.end();
     }
 }
+
+#[cfg(test)]
+mod tests;

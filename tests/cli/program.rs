@@ -14,9 +14,11 @@ pub struct Finished {
     pub stderr: String,
 }
 
-/// The program with `arguments`, split at spaces, in `folder`; its output is captured.
+/// The program with `arguments`, split at spaces, in `folder`; its output is captured. `SECATEUR_PROGRAM` names another
+/// build of it, for figures.
 pub fn command(folder: &Path, arguments: &str) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_secateur"));
+    let program = std::env::var_os("SECATEUR_PROGRAM").unwrap_or_else(|| env!("CARGO_BIN_EXE_secateur").into());
+    let mut command = Command::new(program);
     command.args(arguments.split_whitespace()).current_dir(folder);
     command.env("XDG_CACHE_HOME", folder.join("cache"));
     // The caller's level of logging must not hide what tests look for.

@@ -1,10 +1,9 @@
 """Long checks of the server, with wrk as the load: minutes each, so they are run by hand.
 
-Usage: soak.py SECATEUR CHECK MODEL [OTHER]. CHECK is one of
+Usage: soak.py SECATEUR CHECK MODEL [OTHER]. CHECK is one of (changes of version under load are in tests/cli/serve/soak.rs)
   overhead   what HTTP adds to the engine's own time, request by request
-  load       requests per second and latency at 1, 8 and 64 connections
-  swaps      500 changes between MODEL and OTHER under 8 connections
-  kills      kill -9 at 50 random moments while versions are published and activated
+  load       requests per second and latency at 1, 8 and 64 connections; OTHER is an image for /classify
+  kills      kill -9 at 50 random moments while MODEL and OTHER are published and activated in turns
   idle       10000 idle connections
 Prints one JSON object per measurement; exit code 1 if something is not as it should be. Needs only Python; SECONDS sets
 how long a load lasts (10).
@@ -195,43 +194,6 @@ def publish(store, file, *more):
     return subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
 
-def activate(store, version):
-    command = [SECATEUR, "models", "activate", "--store", store, "model", str(version)]
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-
-
-def swaps():
-    store = os.path.join(FOLDER, "store")
-    for file in MODELS[:2]:
-        assert publish(store, file).returncode == 0
-    server = Server("--store", store)
-    server.wait_ready()
-    target, shape = infer_target()
-    calm = read_wrk(start_wrk(8, max(SECONDS, 10), target))
-    say(check="swaps", phase="calm", shape=shape, **calm)
-    client, times, rss = Client(), [], {}
-    process = start_wrk(8, int(os.environ.get("SWAP_SECONDS", "120")), target)
-    done = 0
-    while process.poll() is None and done < 500:
-        activate(store, done % 2 + 1)
-        start = time.monotonic()
-        status, _, body = client.post("/v2/repository/models/model/load")
-        assert status == 200, body
-        times.append((time.monotonic() - start) * 1e3)
-        done += 1
-        if done in (20, 100, 250, 500):
-            rss[done] = server.rss()
-    during = done
-    process_result = read_wrk(process)
-    say(check="swaps", phase="swapping", swaps=done, swap_median_ms=round(statistics.median(times), 1), **process_result)
-    say(check="swaps", phase="memory", rss_bytes=rss, growth=round(rss.get(500, 0) / rss[20] - 1, 4))
-    metrics = Client().get("/metrics")[2].decode()
-    say(check="swaps", bad_answers=[line for line in metrics.splitlines() if re.search(r'code="[45]', line)])
-    server.stop()
-    good = process_result["failed"] == 0 and calm["failed"] == 0 and during == 500
-    return good and rss[500] <= 1.05 * rss[20] and process_result["p99_ms"] <= 2 * calm["p99_ms"]
-
-
 def kills():
     store = os.path.join(FOLDER, "store")
     assert publish(store, MODELS[0]).returncode == 0
@@ -281,7 +243,7 @@ def idle():
     return server.stop() == 0 and good
 
 
-outcome = {"overhead": overhead, "load": load, "swaps": swaps, "kills": kills, "idle": idle}[CHECK]()
+outcome = {"overhead": overhead, "load": load, "kills": kills, "idle": idle}[CHECK]()
 say(check=CHECK, good=bool(outcome))
 if outcome:
     shutil.rmtree(FOLDER)

@@ -213,21 +213,7 @@ unsafe fn tile<D: Dot, const R: usize, const W: usize>(p: &IntProduct, first: us
                 sums[r][w] = start;
             }
         }
-        let mut panel = p.weights;
-        for g in 0..p.groups {
-            D::Float::prefetch(panel.wrapping_add(AHEAD).cast());
-            let mut b = [D::columns(panel); W];
-            for w in 1..W {
-                b[w] = D::columns(panel.add(w * D::LANES * 4));
-            }
-            for r in 0..R {
-                let a = D::group(rows.add(r * p.row_bytes + g * 4));
-                for w in 0..W {
-                    sums[r][w] = sums[r][w].dot(a, b[w]);
-                }
-            }
-            panel = panel.add(W * D::LANES * 4);
-        }
+        D::multiply(&mut sums, (rows, p.row_bytes), p.weights, p.groups);
         for r in 0..R {
             for w in 0..W {
                 let (column, count) = (w * D::LANES, if w + 1 < W { D::LANES } else { last });
@@ -250,6 +236,3 @@ unsafe fn tile<D: Dot, const R: usize, const W: usize>(p: &IntProduct, first: us
         }
     }
 }
-
-/// How far ahead of its use a panel is asked for, in bytes.
-const AHEAD: usize = 1024;

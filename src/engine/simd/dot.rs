@@ -1,6 +1,11 @@
 //! Dot products of small integers, exact in 32 bits: the arithmetic of 8-bit convolutions.
 
+#[cfg(target_arch = "aarch64")]
+mod arm;
+
 use super::{Isa, Portable, Vector};
+#[cfg(target_arch = "aarch64")]
+pub(in crate::engine) use arm::{NeonDot, NeonLong};
 
 /// A register of 32-bit sums. One step adds, to each, the dot product of a *group* of consecutive values of a row of A (32
 /// bits: four 8-bit or two 16-bit values, the same for all sums) with the group of its column of B.
@@ -22,7 +27,49 @@ pub(in crate::engine) trait Dot: Copy {
     unsafe fn columns(p: *const u8) -> Self::Columns;
     unsafe fn dot(self, a: Self::Group, b: Self::Columns) -> Self;
     unsafe fn to_f32(self) -> Self::Float;
+    /// Adds to `sums[r][w]` the dot products of the groups of row r with those of vector w of the panel's rows. Rows are so
+    /// many bytes apart.
+    #[inline(always)]
+    unsafe fn multiply<const R: usize, const W: usize>(
+        sums: &mut [[Self; W]; R],
+        rows: (*const u8, usize),
+        panel: *const u8,
+        groups: usize,
+    ) {
+        // SAFETY: the caller's: rows of `groups` groups, a panel of `groups · W` vectors.
+        unsafe { by_groups(sums, rows, panel, groups) }
+    }
 }
+
+/// [`Dot::multiply`], group by group.
+#[inline(always)]
+unsafe fn by_groups<D: Dot, const R: usize, const W: usize>(
+    sums: &mut [[D; W]; R],
+    (rows, row_bytes): (*const u8, usize),
+    mut panel: *const u8,
+    groups: usize,
+) {
+    for g in 0..groups {
+        // SAFETY: the caller's.
+        unsafe {
+            D::Float::prefetch(panel.wrapping_add(AHEAD).cast());
+            let mut b = [D::columns(panel); W];
+            for w in 1..W {
+                b[w] = D::columns(panel.add(w * D::LANES * 4));
+            }
+            for r in 0..R {
+                let a = D::group(rows.add(r * row_bytes + g * 4));
+                for w in 0..W {
+                    sums[r][w] = sums[r][w].dot(a, b[w]);
+                }
+            }
+            panel = panel.add(W * D::LANES * 4);
+        }
+    }
+}
+
+/// How far ahead of its use a panel is asked for, in bytes.
+const AHEAD: usize = 1024;
 
 /// How a [`Dot`] wants its operands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -194,97 +241,5 @@ mod x86 {
     #[target_feature(enable = "avx512vnni")]
     unsafe fn dpbusd_512(sum: __m512i, a: __m512i, b: __m512i) -> __m512i {
         _mm512_dpbusd_epi32(sum, a, b)
-    }
-}
-
-#[cfg(target_arch = "aarch64")]
-pub(in crate::engine) use arm::{NeonDot, NeonLong};
-
-#[cfg(target_arch = "aarch64")]
-mod arm {
-    #[allow(clippy::wildcard_imports, reason = "the intrinsics' names carry their own prefix")]
-    use std::arch::aarch64::*;
-
-    use super::super::neon::Neon;
-    use super::Dot;
-
-    /// Widening multiply-add: what every AArch64 processor has.
-    #[derive(Clone, Copy)]
-    pub(in crate::engine) struct NeonLong(int32x4_t);
-
-    // SAFETY of every call: Advanced SIMD is in the baseline; pointers are the caller's.
-    impl Dot for NeonLong {
-        const LANES: usize = 4;
-        type Float = Neon;
-        type Group = int16x4_t;
-        type Columns = int16x8_t;
-
-        #[inline(always)]
-        unsafe fn load(p: *const i32) -> Self {
-            unsafe { Self(vld1q_s32(p)) }
-        }
-        #[inline(always)]
-        unsafe fn group(p: *const u8) -> int16x4_t {
-            unsafe { vreinterpret_s16_s32(vdup_n_s32(p.cast::<i32>().read_unaligned())) }
-        }
-        #[inline(always)]
-        unsafe fn columns(p: *const u8) -> int16x8_t {
-            unsafe { vld1q_s16(p.cast()) }
-        }
-        #[inline(always)]
-        unsafe fn dot(self, a: int16x4_t, b: int16x8_t) -> Self {
-            unsafe {
-                let sum = vmlal_lane_s16::<0>(self.0, vget_low_s16(b), a);
-                Self(vmlal_high_lane_s16::<1>(sum, b, a))
-            }
-        }
-        #[inline(always)]
-        unsafe fn to_f32(self) -> Neon {
-            unsafe { Neon(vcvtq_f32_s32(self.0)) }
-        }
-    }
-
-    /// `sdot`, Armv8.2 with the dot product extension.
-    #[derive(Clone, Copy)]
-    pub(in crate::engine) struct NeonDot(int32x4_t);
-
-    // SAFETY of every call: as the trait's contract.
-    impl Dot for NeonDot {
-        const LANES: usize = 4;
-        type Float = Neon;
-        type Group = int32x4_t;
-        type Columns = int32x4_t;
-
-        #[inline(always)]
-        unsafe fn load(p: *const i32) -> Self {
-            unsafe { Self(vld1q_s32(p)) }
-        }
-        #[inline(always)]
-        unsafe fn group(p: *const u8) -> int32x4_t {
-            unsafe { vdupq_n_s32(p.cast::<i32>().read_unaligned()) }
-        }
-        #[inline(always)]
-        unsafe fn columns(p: *const u8) -> int32x4_t {
-            unsafe { vld1q_s32(p.cast()) }
-        }
-        /// In assembly: the intrinsic is not stable.
-        #[inline(always)]
-        unsafe fn dot(self, a: int32x4_t, b: int32x4_t) -> Self {
-            let mut sum = self.0;
-            // SAFETY: registers only; the caller's: the extension is there.
-            unsafe {
-                std::arch::asm!(
-                    ".arch_extension dotprod",
-                    "sdot {sum:v}.4s, {a:v}.16b, {b:v}.16b",
-                    sum = inout(vreg) sum, a = in(vreg) a, b = in(vreg) b,
-                    options(pure, nomem, nostack, preserves_flags)
-                );
-            }
-            Self(sum)
-        }
-        #[inline(always)]
-        unsafe fn to_f32(self) -> Neon {
-            unsafe { Neon(vcvtq_f32_s32(self.0)) }
-        }
     }
 }

@@ -31,6 +31,9 @@ pub(super) const fn padded(channels: usize) -> usize {
     channels.div_ceil(CHANNEL_BLOCK) * CHANNEL_BLOCK
 }
 
+/// How far ahead of its use a panel of weights is asked for, in bytes: weights come from memory once per request.
+const AHEAD: usize = 4096;
+
 /// An instruction set that kernels are compiled for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Isa {
@@ -149,6 +152,33 @@ pub(super) trait Vector: Copy {
     unsafe fn prefetch(p: *const f32);
     /// 2ⁿ, where `self` is n + 1.5·2²³ with an integer n.
     unsafe fn pow2_shifted(self) -> Self;
+    /// Adds to `acc[r][w]` the products of value k of row r with vector w of row k of the panel, for each k below `len`:
+    /// where dense layers spend their time.
+    #[inline(always)]
+    unsafe fn multiply<const R: usize, const W: usize>(
+        acc: &mut [[Self; W]; R],
+        rows: [*const f32; R],
+        mut panel: *const f32,
+        len: usize,
+    ) {
+        for k in 0..len {
+            // SAFETY: the caller's: rows of `len` values, a panel of `len · W` vectors.
+            unsafe {
+                let mut b = [Self::splat(0.0); W];
+                for w in 0..W {
+                    Self::prefetch(panel.wrapping_byte_add(AHEAD).wrapping_add(w * Self::LANES));
+                    b[w] = Self::load(panel.add(w * Self::LANES));
+                }
+                for r in 0..R {
+                    let a = Self::splat(*rows[r].add(k));
+                    for w in 0..W {
+                        acc[r][w] = acc[r][w].fma(a, b[w]);
+                    }
+                }
+                panel = panel.add(W * Self::LANES);
+            }
+        }
+    }
 }
 
 /// exp(x), relative error below 2e-7 on [−87, 88]; beyond, the value at the end of that range.

@@ -3,7 +3,10 @@
 #[allow(clippy::wildcard_imports, reason = "the intrinsics' names carry their own prefix")]
 use std::arch::aarch64::*;
 
-use super::Vector;
+use super::{AHEAD, Vector};
+
+/// Bytes of a cache line: four vectors.
+const LINE: usize = 64;
 
 /// Four f32 values.
 #[derive(Clone, Copy)]
@@ -80,6 +83,44 @@ impl Vector for Neon {
         unsafe {
             let n = vsubq_u32(vreinterpretq_u32_f32(self.0), vdupq_n_u32(SHIFT));
             Self(vreinterpretq_f32_u32(vshlq_n_u32::<23>(n)))
+        }
+    }
+    /// Four values of a row at a time: the multiplication takes one of them from its register, where a value on its own
+    /// would be an instruction per row.
+    #[inline(always)]
+    unsafe fn multiply<const R: usize, const W: usize>(
+        acc: &mut [[Self; W]; R],
+        rows: [*const f32; R],
+        mut panel: *const f32,
+        len: usize,
+    ) {
+        macro_rules! add_lane {
+            ($a:ident, $lane:literal) => {
+                for w in 0..W {
+                    let b = vld1q_f32(panel.add(w * Self::LANES));
+                    for r in 0..R {
+                        acc[r][w].0 = vfmaq_laneq_f32::<$lane>(acc[r][w].0, b, $a[r]);
+                    }
+                }
+                panel = panel.add(W * Self::LANES);
+            };
+        }
+        // SAFETY: the caller's: rows of `len` values, a panel of `len · W` vectors.
+        unsafe {
+            for k in (0..len / 4).map(|k| 4 * k) {
+                for w in 0..W {
+                    Self::prefetch(panel.wrapping_byte_add(AHEAD + w * LINE));
+                }
+                let a = rows.map(|row| vld1q_f32(row.add(k)));
+                add_lane!(a, 0);
+                add_lane!(a, 1);
+                add_lane!(a, 2);
+                add_lane!(a, 3);
+            }
+            for k in len / 4 * 4..len {
+                let a = rows.map(|row| vld1q_dup_f32(row.add(k)));
+                add_lane!(a, 0);
+            }
         }
     }
 }

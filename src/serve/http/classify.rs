@@ -41,6 +41,8 @@ pub type ImageHook = Arc<dyn Fn(SeenImage) + Send + Sync>;
 
 /// Classes named where the client does not say how many.
 const TOP: usize = 5;
+/// As many as any model has, and more.
+const MOST_TOP: usize = 1_000_000;
 
 /// The query.
 #[derive(Debug, Deserialize)]
@@ -119,8 +121,8 @@ fn find(app: &App, name: Option<&str>) -> Result<Arc<Served>, Refusal> {
 
 fn top(text: Option<&str>) -> Result<usize, Refusal> {
     let Some(text) = text else { return Ok(TOP) };
-    let number = text.parse().ok().filter(|top| *top > 0);
-    let refuse = || format!("top: expected a whole number from 1, got {:?}", shortened(text));
+    let number = text.parse().ok().filter(|top| (1..=MOST_TOP).contains(top));
+    let refuse = || format!("top: expected a whole number within 1..={MOST_TOP}, got {:?}", shortened(text));
     number.ok_or_else(|| Refusal::new(Code::InvalidParameter, refuse()))
 }
 

@@ -5,7 +5,7 @@ mod registry;
 mod repository;
 mod served;
 #[cfg(test)]
-mod testing;
+pub(super) mod testing;
 mod worker;
 
 pub use queue::Reply;

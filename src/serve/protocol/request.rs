@@ -1,5 +1,6 @@
 //! An inference request: JSON, perhaps with binary tensors behind it.
 
+use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -8,6 +9,11 @@ use serde::Deserialize;
 use super::tensor::{Data, Input, JsonData, Signature};
 use super::{INPUT, OUTPUT};
 use crate::serve::error::{Code, Refusal};
+
+/// As many as any model has, and more.
+const MOST_CLASSES: u64 = 1_000_000;
+/// An hour.
+const MOST_MICROSECONDS: u64 = 3_600_000_000;
 
 /// A request that is whole in itself; whether it suits a model shows in [`InferRequest::images`].
 #[derive(Debug, Clone, PartialEq)]
@@ -105,7 +111,8 @@ impl InferRequest {
             return Err(malformed(format!("{} bytes behind the JSON belong to no tensor", binary.len())));
         }
         let wanted = wanted(request.outputs, parameters.binary_data_output.unwrap_or(false))?;
-        Ok(Self { id: request.id, wanted, timeout: parameters.timeout.map(Duration::from_micros), input })
+        let timeout = parameters.timeout.map(|us| within("timeout", us, 0..=MOST_MICROSECONDS)).transpose()?;
+        Ok(Self { id: request.id, wanted, timeout: timeout.map(Duration::from_micros), input })
     }
 
     /// The images as the network takes them, `[N, C, H, W]`, and their number; UINT8 pixels are normalised.
@@ -150,10 +157,16 @@ fn wanted(outputs: Option<Vec<Output>>, binary: bool) -> Result<Wanted, Refusal>
     refuse_shared_memory(&parameters)?;
     let classification = match parameters.classification {
         None => None,
-        Some(0) => return Err(Refusal::new(Code::InvalidParameter, "classification: expected at least 1, got 0")),
-        Some(k) => Some(usize::try_from(k).unwrap_or(usize::MAX)),
+        Some(k) => Some(usize::try_from(within("classification", k, 1..=MOST_CLASSES)?).unwrap_or(usize::MAX)),
     };
     Ok(Wanted { classification, binary: parameters.binary_data.unwrap_or(binary) })
+}
+
+fn within(name: &str, value: u64, range: RangeInclusive<u64>) -> Result<u64, Refusal> {
+    if range.contains(&value) {
+        return Ok(value);
+    }
+    Err(Refusal::new(Code::InvalidParameter, format!("{name}: expected a number within {range:?}, got {value}")))
 }
 
 fn refuse_shared_memory(parameters: &Parameters) -> Result<(), Refusal> {

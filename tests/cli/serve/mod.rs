@@ -6,7 +6,9 @@ mod configuration;
 mod peers;
 mod protocol;
 mod server;
+mod soak;
 mod swap;
+mod tls;
 
 use serde_json::{Value, json};
 

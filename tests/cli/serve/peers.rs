@@ -49,3 +49,22 @@ fn prometheus_accepts_the_metrics() {
     let said = [output.stdout, output.stderr].concat();
     assert!(output.status.success() && said.is_empty(), "{}", String::from_utf8_lossy(&said));
 }
+
+#[test]
+fn the_description_is_true() {
+    let place = Workplace::new();
+    // The name that the configuration beside the scripts gives for every path.
+    let server = super::Serving::start(place.folder(), "--model teacher.safetensors --name model");
+    let program = std::path::PathBuf::from(python()).with_file_name("schemathesis");
+    let config = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/serve/schemathesis.toml");
+    let url = format!("http://{}/openapi.json", server.address);
+    let started = Command::new(program)
+        .args(["--config-file", config, "run", &url, "--max-examples", "15", "--seed", "1", "--no-color"])
+        .current_dir(place.folder())
+        .output();
+    let Ok(output) = started else {
+        println!("skipped: schemathesis does not start (it is looked for beside SECATEUR_PYTHON)");
+        return;
+    };
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
+}
