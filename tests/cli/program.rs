@@ -9,7 +9,7 @@ use serde_json::Value;
 #[derive(Debug)]
 pub struct Finished {
     command: String,
-    pub code: Option<i32>,
+    code: Option<i32>,
     pub stdout: String,
     pub stderr: String,
 }
