@@ -41,8 +41,9 @@ fn fisher(context: &Context, params: &Params, teacher: &Answers) -> Result<Vec<f
         let labels = Tensor::from_vec(sampled, batch.indices.len(), device)?;
         let mask = Var::ones(groups.len(), candle_core::DType::F32, device)?;
         let forward = Forward::new(&context.teacher.graph, params, Mode::Eval);
-        let logits = forward.masked(layout.gather(mask.as_tensor())?).run(&batch.to_tensor(device)?)?.logits;
-        let store = loss::cross_entropy(&logits, &labels, None)?.backward()?;
+        let output = forward.masked(layout.gather(mask.as_tensor())?).run(&batch.to_tensor(device)?)?;
+        let loss = loss::cross_entropy(&output.logits, &labels, None)?;
+        let store = output.backward(&loss)?;
         if let Some(gradient) = store.get(&mask) {
             fisher.add(&gradient.to_vec1()?);
         }

@@ -75,11 +75,11 @@ impl Steps for TeacherPhase<'_> {
         let total = (&information + (&pseudo * teacher.pseudo_label_weight)?)?;
         let mut metrics = vec![("information_maximisation", scalar(&information)?), ("pseudo_label", scalar(&pseudo)?)];
         let mut grads = Grads::new();
-        self.trainee.backward(&total, &mut grads, None)?;
+        self.trainee.backward((output, &total), &mut grads, None)?;
         if let (Some(images), Some(batch)) = (self.context.source, source) {
-            let replay = source_loss((&self.trainee.student, &params), images, batch, device)?;
+            let (output, replay) = source_loss((&self.trainee.student, &params), images, batch, device)?;
             metrics.push(("source", scalar(&replay)?));
-            self.trainee.backward(&replay, &mut grads, None)?;
+            self.trainee.backward((output, &replay), &mut grads, None)?;
         }
         let lr = teacher.lr * inverse_power(step as f64 / teacher.steps as f64);
         metrics.push(("gradient_norm", self.trainee.update(grads, lr)?));

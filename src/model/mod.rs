@@ -8,6 +8,7 @@ mod compact;
 mod forward;
 mod info;
 mod mask;
+mod ops;
 #[cfg(test)]
 mod parity;
 mod runner;

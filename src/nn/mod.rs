@@ -18,13 +18,16 @@ mod pool;
 mod reshape;
 mod scale;
 mod simd;
+mod sum;
+mod tape;
 #[cfg(test)]
 mod testing;
 
 pub use activation::activation;
 pub use backend::Backend;
 pub use conv::{conv2d, linear};
-pub use norm::{BatchNorm, BatchStatistics, batch_norm_eval, batch_norm_train};
+pub use norm::{BatchNorm, BatchStatistics, NormValues, batch_norm_eval, batch_norm_train};
 pub use pool::{avg_pool2d, global_avg_pool, max_pool2d};
 pub use reshape::{concat, flatten, pad_channels, subsample};
 pub use scale::{mask_channels, scale};
+pub use tape::{Call, Kernel, Tape, Value};

@@ -30,7 +30,8 @@ fn a_frozen_classifier_is_neither_trained_nor_given_a_gradient() {
         let name = classifier(&student);
         let params = student.params();
         let output = Forward::new(student.graph(), &params, Mode::Train).run(&images).unwrap();
-        let store = output.logits.sqr().unwrap().mean_all().unwrap().backward().unwrap();
+        let loss = output.logits.sqr().unwrap().mean_all().unwrap();
+        let store = output.backward(&loss).unwrap();
         assert_eq!(store.get(student.vars[&name].as_tensor()).is_none(), freeze);
         assert_eq!(student.trainable().contains_key(&name), !freeze);
         assert!(store.get(student.vars["stem.weight"].as_tensor()).is_some(), "the rest is trained");
