@@ -8,7 +8,7 @@ use candle_core::{Tensor, Var};
 use super::Params;
 use super::ops::{Norm, Ops, TensorOps};
 use crate::graph::{Activation, Graph, NodeId, Op};
-use crate::nn::{Backend, BatchStatistics, Tape, Value};
+use crate::nn::{self, Backend, BatchStatistics, Tape, Value};
 use crate::{Error, Result};
 
 /// Which statistics batch normalisation uses.
@@ -29,8 +29,45 @@ pub struct Output {
     pub features: Tensor,
     /// Batch statistics of each batch normalisation (mode [`Mode::Train`] only), detached.
     pub statistics: Vec<(NodeId, BatchStatistics)>,
-    /// What happened between parameters and logits, if kernels computed it and somebody wants gradients.
-    tape: Option<(Tape, Value)>,
+    /// How gradients come from logits to parameters, if kernels computed them and somebody wants gradients.
+    record: Option<Record>,
+}
+
+/// A pass that can be run backwards.
+#[derive(Debug)]
+struct Record {
+    /// What happened, of the last part.
+    tape: Tape,
+    logits: Value,
+    /// The parts before it, and what computes them again.
+    earlier: Vec<Tensor>,
+    graph: Option<Graph>,
+    params: Params,
+    masks: HashMap<NodeId, Tensor>,
+    mode: Mode,
+}
+
+impl Record {
+    /// Each parameter with its gradient.
+    fn backward(self, gradient: &Tensor) -> Result<Vec<(Tensor, Tensor)>> {
+        let mut end = gradient.dim(0)?;
+        let mut part = |images: usize| {
+            end -= images;
+            gradient.narrow(0, end, images)
+        };
+        let mut sums = self.tape.backward(&self.logits, &part(self.logits.tensor().dim(0)?)?)?;
+        let Some(graph) = &self.graph else { return Ok(sums) };
+        let forward = Forward::new(graph, &self.params, self.mode).masked(self.masks);
+        for images in self.earlier.iter().rev() {
+            let mut tape = Tape::new();
+            let (_, logits) = forward.walk(&mut tape, images)?;
+            // Every part leaves the same parameters behind in the same order.
+            for ((_, sum), (_, gradient)) in sums.iter_mut().zip(tape.backward(&logits, &part(images.dim(0)?)?)?) {
+                nn::add_to(sum, &gradient)?;
+            }
+        }
+        Ok(sums)
+    }
 }
 
 impl Output {
@@ -41,10 +78,10 @@ impl Output {
     /// [`Error::Tensor`] from the tensor library.
     pub fn backward(self, loss: &Tensor) -> Result<GradStore> {
         let mut store = loss.backward()?;
-        let Some((tape, logits)) = self.tape else { return Ok(store) };
+        let Some(record) = self.record else { return Ok(store) };
         let Some(gradient) = store.remove(&self.logits) else { return Ok(store) };
         let mut behind: Option<Tensor> = None;
-        for (parameter, gradient) in tape.backward(&logits, &gradient)? {
+        for (parameter, gradient) in record.backward(&gradient)? {
             if parameter.is_variable() {
                 store.insert(&parameter, gradient);
                 continue;
@@ -60,6 +97,27 @@ impl Output {
     }
 }
 
+impl Output {
+    /// The outputs of a batch's parts as one.
+    fn join(mut parts: Vec<Self>) -> Result<Self> {
+        let all = |of: &dyn Fn(&Self) -> &Tensor| Tensor::cat(&parts.iter().map(of).collect::<Vec<_>>(), 0);
+        let (logits, features) = (all(&|part| &part.logits)?, all(&|part| &part.features)?);
+        let share = 1.0 / parts.len() as f64;
+        let mut statistics = parts.pop().map(|last| last.statistics).unwrap_or_default();
+        for (i, (_, sum)) in statistics.iter_mut().enumerate().filter(|_| !parts.is_empty()) {
+            for part in &parts {
+                let BatchStatistics { mean, var } = &part.statistics[i].1;
+                *sum = BatchStatistics { mean: (&sum.mean + mean)?, var: (&sum.var + var)? };
+            }
+            *sum = BatchStatistics { mean: (&sum.mean * share)?, var: (&sum.var * share)? };
+        }
+        Ok(Self { logits, features, statistics, record: None })
+    }
+}
+
+/// Fewest images that batch statistics are taken of.
+pub const LEAST_IMAGES: usize = 2;
+
 /// A forward pass over a graph with given parameters.
 #[derive(Debug)]
 pub struct Forward<'a> {
@@ -67,13 +125,14 @@ pub struct Forward<'a> {
     params: &'a Params,
     backend: Option<Backend>,
     mode: Mode,
+    parts: usize,
     masks: HashMap<NodeId, Tensor>,
 }
 
 impl<'a> Forward<'a> {
     /// A pass in `mode` without a mask.
     pub fn new(graph: &'a Graph, params: &'a Params, mode: Mode) -> Self {
-        Self { graph, params, backend: None, mode, masks: HashMap::new() }
+        Self { graph, params, backend: None, mode, parts: 1, masks: HashMap::new() }
     }
 
     /// Lays per-layer mask vectors (see [`super::ChannelMask::gather`]) over the network.
@@ -85,6 +144,16 @@ impl<'a> Forward<'a> {
     /// Uses `backend` instead of the one for the images' device.
     pub fn with_backend(mut self, backend: Backend) -> Self {
         self.backend = Some(backend);
+        self
+    }
+
+    /// Cuts a batch into `parts`, as equal as can be and of two images at least, that go through the kernels one after the
+    /// other: memory for activations is that of one part. [`Output::backward`] computes all but the last again, a third
+    /// more arithmetic at most. Gradients are those of the whole batch, with one difference: in mode [`Mode::Train`] each
+    /// part is normalised by statistics of its own, and the statistics returned are their mean ("ghost" batch
+    /// normalisation, Hoffer, Hubara, Soudry 2017, arXiv:1705.08741).
+    pub fn in_parts(mut self, parts: usize) -> Self {
+        self.parts = parts;
         self
     }
 
@@ -112,16 +181,39 @@ impl<'a> Forward<'a> {
         }
         match self.backend.unwrap_or_else(|| Backend::for_device(images.device())) {
             Backend::TensorOps => Ok(self.walk(&mut TensorOps, images)?.0),
-            Backend::Kernels => {
-                let mut tape = Tape::new();
-                let (mut output, logits) = self.walk(&mut tape, images)?;
-                if !tape.is_empty() {
-                    output.logits = Var::from_tensor(&output.logits)?.into_inner();
-                    output.tape = Some((tape, logits));
-                }
-                Ok(output)
-            }
+            Backend::Kernels => self.run_kernels(images),
         }
+    }
+
+    fn run_kernels(&self, images: &Tensor) -> Result<Output> {
+        let count = images.dim(0)?;
+        let parts = self.parts.min(count / LEAST_IMAGES).max(1);
+        let mut images: Vec<Tensor> = (0..parts)
+            .map(|i| images.narrow(0, i * count / parts, (i + 1) * count / parts - i * count / parts))
+            .collect::<std::result::Result<_, _>>()?;
+        let mut outputs = Vec::with_capacity(parts);
+        for images in &images[..parts - 1] {
+            outputs.push(self.walk(&mut Tape::without_gradients(), images)?.0);
+        }
+        let mut tape = Tape::new();
+        let last = images.pop().ok_or_else(|| Error::Shape("expected at least one image, got none".into()))?;
+        let (output, logits) = self.walk(&mut tape, &last)?;
+        outputs.push(output);
+        let mut output = Output::join(outputs)?;
+        if !tape.is_empty() {
+            output.logits = Var::from_tensor(&output.logits)?.into_inner();
+            let again = !images.is_empty();
+            output.record = Some(Record {
+                tape,
+                logits,
+                earlier: images,
+                graph: again.then(|| self.graph.clone()),
+                params: if again { self.params.clone() } else { Params::new() },
+                masks: self.masks.clone(),
+                mode: self.mode,
+            });
+        }
+        Ok(output)
     }
 
     fn walk<O: Ops>(&self, ops: &mut O, images: &Tensor) -> Result<(Output, O::Value)> {
@@ -169,7 +261,7 @@ impl<'a> Forward<'a> {
         let value = self.value(&values, self.graph.output())?;
         let logits = O::tensor(&value).clone();
         let features = features.unwrap_or_else(|| logits.detach());
-        Ok((Output { features, logits, statistics, tape: None }, value))
+        Ok((Output { features, logits, statistics, record: None }, value))
     }
 
     fn value<V: Clone>(&self, values: &[Option<V>], id: NodeId) -> Result<V> {

@@ -104,6 +104,8 @@ impl Value {
 #[derive(Default)]
 pub struct Tape {
     entries: Vec<Entry>,
+    /// Nothing gets a gradient.
+    idle: bool,
 }
 
 enum Entry {
@@ -134,7 +136,12 @@ struct Gradient {
 impl Tape {
     /// A tape with nothing on it.
     pub const fn new() -> Self {
-        Self { entries: Vec::new() }
+        Self { entries: Vec::new(), idle: false }
+    }
+
+    /// A tape that records nothing.
+    pub const fn without_gradients() -> Self {
+        Self { entries: Vec::new(), idle: true }
     }
 
     /// Whether nothing was recorded: no gradient was asked for.
@@ -147,7 +154,7 @@ impl Tape {
     /// # Errors
     /// [`crate::Error::Tensor`] if it cannot be made contiguous.
     pub fn parameter(&mut self, tensor: &Tensor) -> Result<Value> {
-        let place = tensor.track_op().then(|| {
+        let place = (tensor.track_op() && !self.idle).then(|| {
             self.entries.push(Entry::Leaf(tensor.clone()));
             self.entries.len() - 1
         });
@@ -224,6 +231,15 @@ impl Gradient {
         sum.tensor.inplace_op2(&more.tensor, &AddTo)?;
         Ok(sum)
     }
+}
+
+/// Adds `more` to `sum`, whose memory nobody else may hold.
+///
+/// # Errors
+/// [`crate::Error::Tensor`] if they are not contiguous tensors of one shape in host memory.
+pub fn add_to(sum: &Tensor, more: &Tensor) -> Result<()> {
+    super::backend::expect_shape("add_to", "the second", more, sum.dims())?;
+    Ok(sum.inplace_op2(more, &AddTo)?)
 }
 
 /// Elements per task.
