@@ -85,6 +85,13 @@ pub fn resident_bytes() -> Option<u64> {
     Some(line.trim().trim_end_matches(" kB").trim().parse::<u64>().ok()? * 1024)
 }
 
+/// Memory that processes can still get without swapping, in bytes; `None` where the system does not tell.
+pub fn available_bytes() -> Option<u64> {
+    let memory = fs::read_to_string("/proc/meminfo").ok()?;
+    let line = memory.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
+    Some(line.trim().trim_end_matches(" kB").trim().parse::<u64>().ok()? * 1024)
+}
+
 /// Sub-folders named `prefix` and a number.
 fn folders(path: &Path, prefix: &str) -> Vec<String> {
     let entries = fs::read_dir(path).into_iter().flatten().flatten();
