@@ -56,7 +56,8 @@ function moment(text) {
   const at = new Date(text);
   if (!text || Number.isNaN(at.getTime())) return String(text ?? '–');
   const today = at.toDateString() === new Date().toDateString();
-  return h('time', { datetime: text }, at.toLocaleString([], today ? { timeStyle: 'medium' } : { dateStyle: 'medium', timeStyle: 'short' }));
+  const day = today ? {} : { month: 'short', day: 'numeric', year: at.getFullYear() === new Date().getFullYear() ? undefined : 'numeric' };
+  return h('time', { datetime: text, title: at.toString() }, at.toLocaleString([], { ...day, hour: '2-digit', minute: '2-digit', hourCycle: 'h23' }));
 }
 /// What a figure of unknown meaning looks like.
 function figure(value) {
@@ -117,7 +118,7 @@ function remember(status) {
     const past = seen.models.get(model.name);
     // Over ten seconds: single polls jump.
     const from = past.findLast(p => now - p.t >= 10) ?? past[0];
-    const rate = from ? (model.requests - from.requests) / (now - from.t) : null;
+    const rate = from && now - from.t >= 1 ? (model.requests - from.requests) / (now - from.t) : null;
     add(past, { t: now, requests: model.requests, rate, p50: model.latency_ms.p50, p99: model.latency_ms.p99 });
   }
   if (Number.isFinite(status.board.temperature_c)) add(seen.heat, [now, status.board.temperature_c]);
@@ -136,10 +137,10 @@ function live(model) {
     h('div', { class: 'tiles' },
       tile('Version', model.active ? `v${model.active}` : 'none', null,
         h('p', { class: 'small soft' }, `${whole(model.requests)} requests answered`)),
-      tile('Latency', number(p50), Number.isFinite(p50) ? 'ms median' : 'no requests lately',
+      tile('Latency', number(p50), Number.isFinite(p50) ? 'ms' : 'no requests lately',
         curves([of('p50'), of('p99')], `Latency over ${span}: median ${number(p50)} ms, 99th percentile ${number(p99)} ms`, 'spark', true),
-        h('p', { class: 'small soft' }, h('span', { class: 'key p' }), 'p50', h('span', { class: 'key q' }), `p99 ${number(p99)} ms`)),
-      tile('Requests', number(rate), 'per second',
+        h('p', { class: 'small soft' }, h('span', { class: 'key p' }, 'median'), ' ', h('span', { class: 'key q' }, `p99 ${number(p99)} ms`))),
+      tile('Requests', number(rate), '/ s',
         curves([of('rate')], `Requests per second over ${span}, now ${number(rate)}`, 'spark', true),
         h('p', { class: 'small soft' }, `${whole(model.queued_images)} waiting, ${whole(model.overloaded)} turned away`))));
 }
@@ -152,7 +153,7 @@ function versions(model) {
   return card(`Versions of ${model.name}`, back && change('rollback', back, `Roll back to version ${back}`),
     list.length ? h('ol', { class: 'list' }, list.map(v => h('li', { class: 'version', 'data-key': 'v' + v.version },
       h('p', {}, h('b', {}, `Version ${v.version}`), v.active && badge('ok', 'active'), v.damaged && badge('bad', 'damaged')),
-      h('div', {}, !v.active && !v.damaged && change('activate', v.version, 'Activate', `Activate version ${v.version}`)),
+      h('div', { class: 'act' }, !v.active && !v.damaged && change('activate', v.version, 'Activate', `Activate version ${v.version}`)),
       h('p', { class: 'small' }, [[v.channels, 'channels'], [v.parameters, 'parameters'], [v.macs, 'MACs']].filter(([n]) => n)
         .map(([n, unit]) => `${n < 1e5 ? n : short(n)} ${unit}`).concat(v.bytes ? short(v.bytes, 'B') : []).join(' · ')),
       h('p', { class: 'small soft' }, v.note, v.published && [', ', moment(v.published)]))))
@@ -181,28 +182,35 @@ function adaptation(a) {
 }
 
 function progress(run) {
-  const known = run.steps > 0, losses = (run.losses ?? []).filter(l => l.points?.length > 1), channels = run.channels ?? [];
+  const known = run.steps > 0, channels = run.channels ?? [], drawn = (run.losses ?? []).filter(l => l.points?.length > 1);
+  // They are named after their phase, unless there is but one.
+  const start = `${run.phase} `, own = drawn.filter(l => l.name.startsWith(start));
+  const now = own.length ? own.map(l => ({ ...l, name: l.name.slice(start.length) })) : drawn;
+  const earlier = own.length ? drawn.filter(l => !own.includes(l)) : [];
   return [
     h('div', {},
       h('p', { class: 'head' }, h('b', {}, sentence(run.phase)), h('span', { class: 'end small soft' }, known && `step ${whole(run.step)} of ${whole(run.steps)}`,
         Number.isFinite(run.eta_s) && `, about ${duration(run.eta_s)} left`)),
       h('progress', { 'aria-label': `Progress of run ${run.id}`, max: known ? run.steps : null, value: known ? Math.min(run.step, run.steps) : null }),
       h('p', { class: 'small soft' }, `Run ${run.id}, begun `, moment(run.started))),
-    losses.length > 0 && [h('h3', {}, 'Losses by step'), h('div', { class: 'curves' }, losses.map(({ name, points }) => {
-      const [first, last] = [points[0], points.at(-1)];
-      return h('figure', {}, h('figcaption', {}, words(name), h('b', {}, number(last[1]))),
-        curves([points], `${words(name)} from ${number(first[1])} at step ${first[0]} to ${number(last[1])} at step ${last[0]}`, ''));
-    }))],
+    now.length > 0 && [h('h3', {}, 'Losses by step'), losses(now)],
+    earlier.length > 0 && h('details', {}, h('summary', {}, 'Losses of earlier phases'), losses(earlier)),
     channels.length > 0 && layers(channels),
   ];
 }
+
+const losses = list => h('div', { class: 'curves' }, list.map(({ name, points }) => {
+  const [first, last] = [points[0], points.at(-1)];
+  return h('figure', {}, h('figcaption', {}, words(name), h('b', {}, number(last[1]))),
+    curves([points], `${words(name)} from ${number(first[1])} at step ${first[0]} to ${number(last[1])} at step ${last[0]}`, ''));
+}));
 
 function layers(channels) {
   const sum = key => channels.reduce((total, c) => total + c[key], 0);
   const [before, after, most] = [sum('before'), sum('after'), Math.max(...channels.map(c => c.before))];
   const rect = (className, i, n) => svg('rect', { class: className, x: i * 4 + .4, width: 3.2, y: 60 - n / most * 60, height: n / most * 60 });
   return [
-    h('h3', {}, 'Channels per layer', h('span', { class: 'key' }), 'before', h('span', { class: 'key a' }), 'after'),
+    h('h3', {}, 'Channels per layer', ' ', h('span', { class: 'key' }, 'before'), ' ', h('span', { class: 'key a' }, 'after')),
     svg('svg', { class: 'columns', viewBox: `0 0 ${channels.length * 4} 60`, preserveAspectRatio: 'none', role: 'img',
       'aria-label': `${channels.length} layers with ${before} channels before and ${after} after` },
       channels.map((c, i) => svg('g', {}, svg('title', {}, `${c.group}: ${c.before} → ${c.after}`), rect('before', i, c.before), rect('after', i, c.after)))),
@@ -216,15 +224,15 @@ function layers(channels) {
 }
 
 const gate = g => [
-  h('p', { class: `verdict ${g.accepted ? 'ok' : 'bad'}` }, h('strong', {}, g.accepted ? '✓ The gate accepted the student' : '✗ The gate refused the student'), g.reason),
+  h('p', { class: `verdict ${g.accepted ? 'ok' : 'bad'}` }, h('strong', {}, g.accepted ? '✓ The gate accepted the last student' : '✗ The gate refused the last student'), g.reason),
   others(g, 'accepted', 'reason'),
 ];
 
 function images(i) {
   const classes = i.classes ?? [], total = classes.reduce((sum, c) => sum + c.count, 0);
   return card('Images', h('span', { class: 'small soft' }, short(i.bytes, 'B')),
-    h('div', { class: 'tiles' }, tile('Kept', whole(i.reservoir)), tile('New', whole(i.new), i.needed > 0 && `of ${whole(i.needed)}`)),
-    i.needed > 0 && h('progress', { 'aria-label': 'New images towards the next adaptation', max: i.needed, value: Math.min(i.new, i.needed) }),
+    h('div', { class: 'tiles' }, tile('Kept', whole(i.reservoir)), tile('New', whole(i.new), i.needed > 0 && `${whole(i.needed)} to go`)),
+    i.needed > 0 && h('progress', { 'aria-label': 'New images towards the next adaptation', max: i.new + i.needed, value: i.new }),
     facts([['Quarantined as broken', whole(i.quarantined)], ['Duplicates left out', whole(i.duplicates)]]),
     classes.length > 0 && [h('h3', {}, 'Kept images by predicted class'), bars(classes.slice(0, 12), total)]);
 }
@@ -239,7 +247,7 @@ function board(b) {
     h('div', { class: 'tiles' },
       tile('Temperature', number(b.temperature_c), Number.isFinite(b.temperature_c) ? '°C' : 'no sensor',
         curves([seen.heat], `Temperature between ${number(low)} and ${number(high)} °C`, 'spark')),
-      tile('Load', number(b.load), b.processors && `on ${b.processors} processors`)),
+      tile('Load', number(b.load), null, b.processors && h('p', { class: 'small soft' }, `on ${b.processors} processors`))),
     facts([['Memory available', short(b.memory_available, 'B')], ['Used by secateur', short(b.memory_used, 'B')],
       ['Clock', b.mhz ? `${number(b.mhz)} MHz` : null], ['Throttling', b.throttled ? whole(b.throttled) : null]]));
 }
@@ -376,6 +384,7 @@ async function answer(event) {
       token.set(null);
       $('ask-token').hidden = false;
       $('token').focus();
+      $('token').select();
     } else {
       $('ask-error').textContent = `Nothing was changed: ${error.status ? error.message : 'the server does not answer'}.`;
       if (!error.status) $('ask-error').textContent = 'The server did not answer. Look at the versions before you try again.';

@@ -50,7 +50,7 @@ pub struct App {
     pub metrics: Arc<Metrics>,
     live: RwLock<Arc<Live>>,
     on_image: Option<ImageHook>,
-    adaptation: Option<Arc<dyn Fn() -> serde_json::Value + Send + Sync>>,
+    status: Option<Arc<dyn Fn() -> serde_json::Value + Send + Sync>>,
     /// Memory for bodies, in KiB.
     body_memory: Arc<Semaphore>,
     /// One probe at a time, so that nobody floods an engine by asking whether it works.
@@ -94,7 +94,7 @@ impl App {
             body_memory: Arc::new(Semaphore::new(live.config.body_memory_bytes.div_ceil(1024))),
             live: RwLock::new(Arc::new(live)),
             on_image: extras.on_image.clone(),
-            adaptation: extras.status.clone(),
+            status: extras.status.clone(),
             probing: Mutex::default(),
             changing: Mutex::default(),
             looking: Mutex::default(),

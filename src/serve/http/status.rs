@@ -1,6 +1,7 @@
 //! `GET /v1/status`: the state of everything in one object, for the dashboard and for shells.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -30,7 +31,7 @@ pub(super) async fn status(State(app): State<Arc<App>>) -> Result<Response, Refu
     for served in app.repository.registry().all() {
         ready.insert(served.name.clone(), !app.is_stopping() && answers(&app, &served).await);
     }
-    let adaptation = app.adaptation.clone();
+    let adaptation = app.status.clone();
     let answer = beside_requests(&app, move |repository| {
         let models = models(repository, &ready).map_err(|e| Refusal::new(Code::Unavailable, e.to_string()))?;
         Ok(json!({
@@ -125,7 +126,7 @@ fn board() -> Value {
         "load": board.load,
         "mhz": board.mhz,
         "throttled": board.throttled,
-        "memory_available": available_bytes(),
+        "memory_available": available_bytes(Path::new("/")),
         "memory_used": resident_bytes(),
     })
 }

@@ -10,7 +10,7 @@ use axum::http::{HeaderMap, header};
 use axum::response::Response;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
-use serde_json::json;
+use serde_json::{Map, Value, json};
 
 use super::App;
 use super::infer::Named;
@@ -116,7 +116,9 @@ async fn json_body<T: DeserializeOwned>(app: &App, headers: &HeaderMap, body: Bo
         return Err(Refusal::new(Code::UnsupportedMediaType, message));
     }
     let held = app.read(headers, body).await?;
-    serde_json::from_slice(&held.bytes).map_err(malformed)
+    // A struct could be read from an array as well.
+    let object: Map<String, Value> = serde_json::from_slice(&held.bytes).map_err(malformed)?;
+    serde_json::from_value(object.into()).map_err(malformed)
 }
 
 fn whole(version: u64) -> Result<Version, Refusal> {

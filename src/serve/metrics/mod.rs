@@ -75,7 +75,7 @@ pub struct ModelMetrics {
     pub overloaded: Counter,
     /// Requests whose time was over before the engine came to them.
     pub expired: Counter,
-    /// Requests that were answered; probes do not count.
+    /// Requests of clients that were answered.
     pub answered: Counter,
     /// How long the latest of them took.
     pub recent: Recent,

@@ -128,17 +128,7 @@ impl Served {
             let message = format!("expected at most {most} images in a request, got {count}");
             return Err(Unanswered::Refused(Refusal::new(Code::InvalidParameter, message)));
         }
-        let begun = Instant::now();
-        let reply = self.queued(images, count, deadline, Queue::push).await?;
-        self.metrics.answered.increment();
-        self.metrics.recent.observe(begun.elapsed());
-        for row in reply.logits.chunks(self.predicted.len().max(1)) {
-            let best = row.iter().enumerate().max_by(|a, b| a.1.total_cmp(b.1));
-            if let Some(count) = best.and_then(|(class, _)| self.predicted.get(class)) {
-                count.increment();
-            }
-        }
-        Ok(reply)
+        self.queued(images, count, deadline, Queue::push).await
     }
 
     /// As [`Served::infer`] for one image of zeros, ahead of everything that waits: whether the engine works.
@@ -150,7 +140,19 @@ impl Served {
         self.queued(images, 1, deadline, Queue::push_front).await
     }
 
-    /// How often each class was the most likely one of an image, since this version serves; probes do not count.
+    /// Counts an answer to a client, who waited for it since it was queued.
+    pub(crate) fn answered(&self, reply: &Reply, waited: Duration) {
+        self.metrics.answered.increment();
+        self.metrics.recent.observe(waited);
+        for row in reply.logits.chunks(self.predicted.len().max(1)) {
+            let best = row.iter().enumerate().max_by(|a, b| a.1.total_cmp(b.1));
+            if let Some(count) = best.and_then(|(class, _)| self.predicted.get(class)) {
+                count.increment();
+            }
+        }
+    }
+
+    /// How often each class was the most likely one of a client's image, since this version serves.
     pub fn predicted(&self) -> Vec<u64> {
         self.predicted.iter().map(Counter::get).collect()
     }
