@@ -53,10 +53,11 @@ def start():
 
 def falling(start, end, wobble, steps=120):
     noise = lambda i: wobble * math.sin(i * 2.3) * math.cos(i * 0.71)
-    return [[i * 10, end + (start - end) * math.exp(-i / 28) + noise(i)] for i in range(1, steps)]
+    return [[i, end + (start - end) * math.exp(-i / 28) + noise(i)] for i in range(1, steps)]
 
 
-def made_up():
+def made_up(held=False):
+    slow = {"name": "latency", "ok": not held, "detail": "p99 8.4 ms idle, 13.1 ms beside an adaptation"}
     offices = ["back_pack", "bike", "bike_helmet", "bookcase", "bottle", "calculator", "desk_chair", "desk_lamp", EVIL]
     counts = [412, 318, 251, 190, 122, 97, 60, 31, 12]
     classes = [{"name": n, "count": c} for n, c in zip(offices, counts)]
@@ -83,10 +84,10 @@ def made_up():
         "board": {"name": "Raspberry Pi 5 Model B Rev 1.0", "processors": 4, "temperature_c": 61.4, "load": 2.3,
                   "mhz": 2400, "throttled": 0, "memory_available": 5_120_000_000, "memory_used": 412_000_000},
         "adaptation": {
-            "state": "adapting", "reason": "enough new images: 640 of 300", "since": "2026-11-24T20:12:40Z",
+            "state": "paused" if held else "adapting", "reason": f"latency: {slow['detail']}" if held else "masks 119/240", "since": "2026-11-24T20:12:40Z",
             "images": {"reservoir": 795, "bytes": 31_400_000, "needed": 52, "new": 148, "quarantined": 25,
                        "duplicates": 50, "classes": [{"name": n, "count": c // 3} for n, c in zip(offices, counts)]},
-            "run": {"id": "20261124-201240", "phase": "masks", "step": 1190, "steps": 2400, "eta_s": 1340,
+            "run": {"id": "20261124-201240", "phase": "masks", "step": 119, "steps": 240, "eta_s": 1340,
                     "started": "2026-11-24T20:12:41Z",
                     "losses": [{"name": "adapt entropy", "points": falling(2.4, 0.42, 0.05)},
                                {"name": "masks total", "points": falling(2.4, 0.42, 0.05)},
@@ -94,20 +95,19 @@ def made_up():
                                {"name": "masks distillation", "points": falling(0.9, 0.11, 0.02)},
                                {"name": "masks discrepancy", "points": falling(0.35, 0.06, 0.01)}],
                     "channels": layers},
-            "gate": {"accepted": True, "reason": "agreement and diversity are within bounds", "agreement": 0.962,
+            "gate": {"accepted": not held, "reason": "agreement and diversity are within bounds", "agreement": 0.962,
                      "diversity": 0.94, "held_out": 159},
-            "watch": None,
-            "guards": [{"name": "temperature", "ok": True, "detail": "61 °C, pauses at 78 °C"},
-                       {"name": "load", "ok": True, "detail": "2.3 on 4 processors, at most 3.0"},
-                       {"name": "memory", "ok": True, "detail": "5.1 GB available, 1.5 GB needed"},
-                       {"name": "latency", "ok": False, "detail": "p99 13.1 ms, at most 12.0 ms"},
-                       {"name": "quiet hours", "ok": True, "detail": "from 22:00 to 06:00"}],
+            "watch": {"version": 3, "scored": None, "answers": 40, "wanted": 100} if held else None,
+            "guards": [{"name": "temperature", "ok": True, "detail": "61 °C, below 75 °C"},
+                       {"name": "load", "ok": True, "detail": "0.3 by others, at most 4.0 allowed"},
+                       {"name": "memory", "ok": True, "detail": "4883 MB available, at least 256 MB wanted"},
+                       {"name": "disk", "ok": True, "detail": "21034 MB free, at least 256 MB wanted"}, slow],
             "backoff_until": None,
-            "history": [{"at": "2026-11-24T20:12:40Z", "event": "started", "detail": "640 new images, 300 are enough"},
-                        {"at": "2026-11-23T04:01:12Z", "event": "activated", "detail": "version 3: agreement 0.97 with the adapted teacher"},
-                        {"at": "2026-11-23T02:44:01Z", "event": "paused", "detail": "79 °C, resumed after 6 min"},
-                        {"at": "2026-11-21T03:30:00Z", "event": "refused", "detail": "agreement 0.71, expected at least 0.85; next try in 6 h"},
-                        {"at": "2026-11-20T02:12:00Z", "event": "rolled back", "detail": f"version 2 to 1: confidence fell by 0.2 {EVIL}"}],
+            "history": [{"at": "2026-11-24T20:12:40Z", "event": "adaptation started", "detail": "images=795 threads=2 reason=\"200 new images\""},
+                        {"at": "2026-11-23T04:01:12Z", "event": "version accepted", "detail": "version=3 reason=\"agreement 0.97 on 64 images\""},
+                        {"at": "2026-11-23T02:44:01Z", "event": "adaptation paused", "detail": "guard=temperature detail=\"76 °C, waiting for 65 °C\""},
+                        {"at": "2026-11-21T03:30:00Z", "event": "student refused", "detail": "reason=\"agreement 0.71, expected at least 0.85\""},
+                        {"at": "2026-11-20T02:12:00Z", "event": "version rolled back", "detail": f"version=2 to=1 reason=\"confidence {EVIL}\""}],
         },
     }
 
@@ -137,13 +137,10 @@ class Page:
     def __init__(self, driver):
         self.driver = driver
 
-    def open(self, stand_in=False):
-        self.driver.get(URL if not stand_in else "about:blank")
+    def open(self, stand_in=None):
         if stand_in:
-            script = STAND_IN.replace("MADE_UP", json.dumps(made_up()))
-            self.stand_in = self.cdp("Page.addScriptToEvaluateOnNewDocument", source=script)["identifier"]
-            self.driver.get(URL)
-        return self
+            self.cdp("Page.addScriptToEvaluateOnNewDocument", source=STAND_IN.replace("MADE_UP", json.dumps(stand_in)))
+        self.driver.get(URL)
 
     def cdp(self, command, **parameters):
         return self.driver.execute_cdp_cmd(command, parameters)
@@ -256,7 +253,7 @@ def check(page):
     assert not foreign, foreign
 
     # Everything there can be to show, in both schemes, wide and narrow.
-    page.open(stand_in=True)
+    page.open(stand_in=made_up(held=True))
     page.wait_for("Channels per layer", "main")
     assert EVIL in page.text("main") and not page.script("return document.querySelector('img')")
     grounds = []
@@ -277,7 +274,7 @@ def check(page):
 
 def pictures(page, folder):
     folder.mkdir(parents=True, exist_ok=True)
-    page.open(stand_in=True)
+    page.open(stand_in=made_up())
     page.driver.set_script_timeout(60)
     page.driver.execute_async_script(HURRY)
     for name, size, scheme in [("light", DESKTOP, "light"), ("dark", DESKTOP, "dark"), ("phone", PHONE, "light"), ("phone-dark", PHONE, "dark")]:

@@ -69,7 +69,7 @@ function figure(value) {
 // ---- parts ----
 
 const card = (title, end, ...children) => {
-  const id = 'card-' + title.toLowerCase().replaceAll(/[^a-z0-9]+/g, '-');
+  const id = 'card-' + title.replaceAll(' ', '-');
   return h('section', { 'aria-labelledby': id, 'data-key': id },
     h('div', { class: 'head' }, h('h2', { id, tabindex: -1 }, title), end && h('div', { class: 'end' }, end)), ...children);
 };
@@ -130,7 +130,7 @@ function live(model) {
   const of = key => past.map(p => [p.t, p[key] ?? NaN]);
   const span = past.length > 1 ? duration(past.at(-1).t - past[0].t) : '';
   const rate = past.at(-1)?.rate;
-  return card(model.name, model.active ? badge(model.ready ? 'ok' : 'bad', model.ready ? 'ready' : 'not ready') : badge('bad', 'not served'),
+  return card(`Model ${model.name}`, model.active ? badge(model.ready ? 'ok' : 'bad', model.ready ? 'ready' : 'not ready') : badge('bad', 'not served'),
     model.store_active && model.store_active !== model.active && h('p', { class: 'verdict warn' },
       h('strong', {}, `Version ${model.store_active} is active in the store but does not answer.`),
       'It is being loaded, or it was refused: the log says why.'),
@@ -189,8 +189,8 @@ function progress(run) {
   const earlier = own.length ? drawn.filter(l => !own.includes(l)) : [];
   return [
     h('div', {},
-      h('p', { class: 'head' }, h('b', {}, sentence(run.phase)), h('span', { class: 'end small soft' }, known && `step ${whole(run.step)} of ${whole(run.steps)}`,
-        Number.isFinite(run.eta_s) && `, about ${duration(run.eta_s)} left`)),
+      h('p', { class: 'head' }, h('b', {}, sentence(run.phase || 'On hold')), h('span', { class: 'end small soft' }, known && `step ${whole(run.step)} of ${whole(run.steps)}`,
+        run.eta_s > 0 && `, about ${duration(run.eta_s)} left`)),
       h('progress', { 'aria-label': `Progress of run ${run.id}`, max: known ? run.steps : null, value: known ? Math.min(run.step, run.steps) : null }),
       h('p', { class: 'small soft' }, `Run ${run.id}, begun `, moment(run.started))),
     now.length > 0 && [h('h3', {}, 'Losses by step'), losses(now)],
@@ -258,7 +258,8 @@ const history = list => card('Decisions', null, list.length ? h('ol', { class: '
 
 function render(status) {
   const a = status.adaptation;
-  const left = [status.models.map(live), adaptation(a), status.models.map(versions), a?.history && history([...a.history].sort((x, y) => y.at < x.at ? -1 : 1))];
+  const none = card('Models', badge('bad', 'none'), h('p', { class: 'soft' }, 'No model is served.'));
+  const left = [status.models.length ? status.models.map(live) : none, adaptation(a), status.models.map(versions), a?.history && history([...a.history].sort((x, y) => y.at < x.at ? -1 : 1))];
   const right = [status.models.map(predictions), a?.images && images(a.images), a?.guards && guards(a.guards), board(status.board)];
   morph($('main'), h('main', { id: 'main', class: 'wide' }, h('div', { class: 'column' }, left), h('div', { class: 'column' }, right)));
   const text = `${status.board.name ?? 'unknown board'} · up ${duration(status.server.uptime_s)}`;
