@@ -10,7 +10,7 @@ use axum::http::{HeaderMap, header};
 use axum::response::Response;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
-use serde_json::{Map, Value, json};
+use serde_json::{Map, Number, Value, json};
 
 use super::App;
 use super::infer::Named;
@@ -22,11 +22,14 @@ use crate::serve::models::Repository;
 use crate::serve::net::Peer;
 use crate::store::{ModelName, Version};
 
+/// The largest whole number up to which JSON's are exact everywhere.
+const MOST_VERSION: u64 = (1 << 53) - 1;
+
 /// The body of `activate`.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Activate {
-    version: u64,
+    version: Number,
 }
 
 /// The body of `rollback`.
@@ -35,7 +38,7 @@ struct Activate {
 struct Rollback {
     /// Only if this is the active version still.
     #[serde(default)]
-    from: Option<u64>,
+    from: Option<Number>,
 }
 
 pub(super) async fn activate(
@@ -46,7 +49,7 @@ pub(super) async fn activate(
     body: Body,
 ) -> Result<Response, Refusal> {
     let Activate { version } = json_body(&app, &headers, body).await?;
-    let version = whole(version)?;
+    let version = version_of(&version)?;
     let work = move |repository: &Repository, name: &ModelName| {
         repository.activate(name, version).map(|()| version).map_err(|e| refused(&e))
     };
@@ -61,7 +64,7 @@ pub(super) async fn rollback(
     body: Body,
 ) -> Result<Response, Refusal> {
     let Rollback { from } = json_body(&app, &headers, body).await?;
-    let from = from.map(whole).transpose()?;
+    let from = from.as_ref().map(version_of).transpose()?;
     let work = move |repository: &Repository, name: &ModelName| {
         let moved = || Refusal::new(Code::Conflict, format!("{name}: another version is active by now"));
         repository.roll_back(name, from).map_err(|e| refused(&e))?.ok_or_else(moved)
@@ -121,10 +124,25 @@ async fn json_body<T: DeserializeOwned>(app: &App, headers: &HeaderMap, body: Bo
     serde_json::from_value(object.into()).map_err(malformed)
 }
 
-fn whole(version: u64) -> Result<Version, Refusal> {
-    version.to_string().parse().map_err(malformed)
+/// Whole numbers are whole in JSON however they are written.
+fn version_of(number: &Number) -> Result<Version, Refusal> {
+    let whole = number.as_u64().or_else(|| number.as_f64().filter(|n| n.fract() == 0.0 && *n >= 0.0).map(|n| n as u64));
+    let refuse = || malformed(format!("expected a version, a whole number within 1..={MOST_VERSION}, got {number}"));
+    whole.filter(|n| (1..=MOST_VERSION).contains(n)).map(Version).ok_or_else(refuse)
 }
 
 fn malformed(error: impl Display) -> Refusal {
     Refusal::new(Code::Malformed, format!("body: {error}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_version_is_a_whole_number_in_any_spelling() {
+        let read = |text: &str| version_of(&serde_json::from_str(text).unwrap()).map(|version| version.0).ok();
+        assert_eq!(["1", "3.0", "2e1", "9007199254740991"].map(read), [1, 3, 20, MOST_VERSION].map(Some));
+        assert_eq!(["0", "-1", "1.5", "9007199254740992", "1e300", "-0.0"].map(read), [None; 6]);
+    }
 }
