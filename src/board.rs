@@ -1,6 +1,7 @@
 //! What the board says of itself: its name, heat, clock, load, memory.
 
 mod processor;
+mod supply;
 
 use std::fs;
 use std::path::Path;
@@ -8,6 +9,7 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 pub use processor::processor_name;
+pub use supply::available_bytes;
 
 /// A reading. What a board does not tell is `None`.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]

@@ -56,7 +56,7 @@ pub(super) async fn model_ready(State(app): State<Arc<App>>, named: Named) -> Re
     Ok(json_response(&json!({ "name": served.name.as_str(), "ready": true })))
 }
 
-async fn probe(app: &App, served: &Served) -> Result<(), Unanswered> {
+pub(super) async fn probe(app: &App, served: &Served) -> Result<(), Unanswered> {
     let deadline = Instant::now() + PROBE;
     let _one = app.probing.lock().await;
     served.probe(deadline).await.map(drop)
