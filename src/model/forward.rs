@@ -72,7 +72,7 @@ impl Record {
 
 impl Output {
     /// Gradients of `loss`, a function of the logits, with respect to every variable that the pass depended on. Frees
-    /// the activations that were kept for this.
+    /// the activations that were kept for this. (`loss.backward()` by itself ends at the logits.)
     ///
     /// # Errors
     /// [`Error::Tensor`] from the tensor library.

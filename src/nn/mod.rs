@@ -1,8 +1,9 @@
 //! Differentiable operations that candle lacks or does slowly, with CPU kernels and a tensor-op path for CUDA.
 //!
-//! Each operation takes a [`Backend`]. `Kernels` keeps activations channels-last and runs candle custom ops with
-//! their own gradients; `TensorOps` keeps them channels-first and builds the same function from plain candle
-//! operations whose gradients are right on every device. Parameters always have PyTorch's layout.
+//! Each operation takes a [`Backend`]. `Kernels` keeps activations channels-last and runs kernels with their own
+//! gradients, as candle custom ops or, in training, on a [`Tape`]; `TensorOps` keeps them channels-first and builds the
+//! same function from plain candle operations whose gradients are right on every device. Parameters always have
+//! PyTorch's layout.
 //!
 //! This module knows shapes and attributes of one operation at a time: no graph, no model, no parameter names.
 

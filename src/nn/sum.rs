@@ -38,8 +38,7 @@ struct SumOp(Option<Activation>);
 
 impl SumOp {
     fn forward<T: Element>(&self, args: &[&Tensor]) -> CandleResult<Vec<T>> {
-        let (&[a, b], more) =
-            args.split_first_chunk::<2>().map(|(two, more)| (two, more)).ok_or_else(|| wrong_arity("add", args))?;
+        let (&[a, b], more) = args.split_first_chunk::<2>().ok_or_else(|| wrong_arity("add", args))?;
         let (last, middle) = more.split_last().map_or((None, more), |(last, middle)| (Some(*last), middle));
         // The activation goes with the last addition.
         let function = |is_last: bool| if is_last { self.0 } else { None };
