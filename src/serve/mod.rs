@@ -20,6 +20,6 @@ mod server;
 pub use config::{PathText, ServeConfig};
 pub use error::{Code, Refusal};
 pub use http::{Extras, ImageHook, SeenImage};
-pub use metrics::{Counter, Gauge, Histogram, Metrics, ModelMetrics};
+pub use metrics::{Counter, Counts, Gauge, Histogram, Metrics, ModelMetrics, Text as MetricsText};
 pub use models::{ModelSettings, Registry, Reply, Repository, Served, Source, Unanswered};
 pub use server::{Server, ServerHandle};

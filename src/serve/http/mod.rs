@@ -38,6 +38,10 @@ pub struct Extras {
     pub control_routes: Router,
     /// Is shown every image that `/classify` answered.
     pub on_image: Option<ImageHook>,
+    /// What `/v1/status` says under `adaptation`.
+    pub status: Option<Arc<dyn Fn() -> serde_json::Value + Send + Sync>>,
+    /// Families that `/metrics` has besides the server's, in Prometheus' text format.
+    pub metrics: Option<Arc<dyn Fn() -> String + Send + Sync>>,
 }
 
 /// What all requests share.
@@ -46,6 +50,8 @@ pub struct App {
     pub metrics: Arc<Metrics>,
     live: RwLock<Arc<Live>>,
     on_image: Option<ImageHook>,
+    status: Option<Arc<dyn Fn() -> serde_json::Value + Send + Sync>>,
+    more_metrics: Option<Arc<dyn Fn() -> String + Send + Sync>>,
     /// Memory for bodies, in KiB.
     body_memory: Arc<Semaphore>,
     /// One probe at a time, so that nobody floods an engine by asking whether it works.
@@ -80,13 +86,15 @@ impl Live {
 
 impl App {
     /// The state of a server that has not answered yet.
-    pub fn new(repository: Arc<Repository>, live: Live, on_image: Option<ImageHook>) -> Self {
+    pub fn new(repository: Arc<Repository>, live: Live, extras: &Extras) -> Self {
         Self {
             metrics: repository.registry().metrics().clone(),
             repository,
             body_memory: Arc::new(Semaphore::new(live.config.body_memory_bytes.div_ceil(1024))),
             live: RwLock::new(Arc::new(live)),
-            on_image,
+            on_image: extras.on_image.clone(),
+            status: extras.status.clone(),
+            more_metrics: extras.metrics.clone(),
             probing: Mutex::default(),
             changing: Mutex::default(),
             stopping: AtomicBool::new(false),

@@ -22,7 +22,7 @@ fn open() -> Routes<2> {
 }
 
 /// Routes that change nothing.
-fn plain() -> Routes<11> {
+fn plain() -> Routes<12> {
     [
         ("/v2", get(health::server)),
         ("/v2/models/{model}", get(infer::metadata)),
@@ -34,6 +34,7 @@ fn plain() -> Routes<11> {
         ("/v2/repository/index", post(repository::index)),
         ("/classify", post(classify::classify)),
         ("/metrics", get(health::metrics)),
+        ("/v1/status", get(health::status)),
         ("/openapi.json", get(openapi)),
     ]
 }

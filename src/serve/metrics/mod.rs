@@ -8,8 +8,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-pub use histogram::Histogram;
-use text::Text;
+pub use histogram::{Counts, Histogram};
+pub use text::Text;
 
 use crate::board::{Board, resident_bytes};
 use crate::store::ModelName;
