@@ -5,7 +5,7 @@ mod bad_input;
 mod configuration;
 mod peers;
 mod protocol;
-mod server;
+pub mod server;
 mod soak;
 mod swap;
 mod tls;
