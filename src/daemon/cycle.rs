@@ -14,6 +14,7 @@ use super::guard::{Circumstances, Guards};
 use super::intake::Shared;
 use super::notice::Notices;
 use super::run::{Plan, Run};
+use super::score::Drift;
 use super::state::State;
 use super::status::Phase;
 use super::tell::Told;
@@ -56,6 +57,7 @@ pub(super) struct Cycle {
     pub since_unix_s: u64,
     saved: State,
     looked: Option<Instant>,
+    drift: Option<Drift>,
     due: Option<Instant>,
     again: Option<Instant>,
 }
@@ -95,6 +97,7 @@ impl Cycle {
             doing: (Phase::Collecting, "just started".into()),
             since_unix_s: clock::unix_s(),
             looked: None,
+            drift: None,
             due: None,
             again: None,
         }
@@ -169,6 +172,8 @@ impl Cycle {
             compute: metrics.compute_seconds.counts(),
         };
         self.guards.look(&self.config.guard, &now);
+        let latest = self.shared.recent.latest_arrivals(self.config.trigger.drift_window);
+        self.drift = self.state.arrivals.as_ref().zip(latest).map(|(first, latest)| first.drift(&latest));
         true
     }
 
@@ -213,13 +218,12 @@ impl Cycle {
             let reservoir = self.shared.reservoir();
             (reservoir.len(), reservoir.newer_than(self.state.seen))
         };
-        let latest = self.shared.recent.latest_arrivals(self.config.trigger.drift_window);
         let situation = Situation {
             images,
             new,
             since_s: clock::unix_s().saturating_sub(self.state.last_unix_s),
             minute: clock::minute_of_day(),
-            drift: trigger::drift(self.state.arrivals.as_ref(), latest.as_ref()),
+            drift: self.drift,
         };
         let Some(reason) = trigger::due(&self.config.trigger, &situation) else {
             self.due = None;

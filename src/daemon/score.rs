@@ -2,8 +2,6 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::model::rank;
-
 /// Label-free signals of a model's answers to some images.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 pub struct Scores {
@@ -44,14 +42,14 @@ impl Scores {
             sums.resize(row.len(), (0.0, 0.0));
             classes.resize(row.len(), 0u32);
             images += 1;
-            for (place, (class, p)) in rank(row, row.len()).into_iter().enumerate() {
-                let p = f64::from(p);
-                entropy += surprise(p);
-                mean_p[class] += p;
-                if place == 0 {
-                    confidence += p;
-                    classes[class] += 1;
-                }
+            let probabilities = softmax(row);
+            for (sum, p) in mean_p.iter_mut().zip(&probabilities) {
+                entropy += surprise(*p);
+                *sum += p;
+            }
+            if let Some((class, p)) = probabilities.iter().enumerate().max_by(|a, b| a.1.total_cmp(b.1)) {
+                confidence += p;
+                classes[class] += 1;
             }
             for ((sum, squares), x) in sums.iter_mut().zip(row) {
                 *sum += f64::from(*x);
@@ -94,6 +92,13 @@ impl Scores {
             features: (square - chance).max(0.0).sqrt(),
         }
     }
+}
+
+fn softmax(row: &[f32]) -> Vec<f64> {
+    let highest = row.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    let exp: Vec<f64> = row.iter().map(|x| f64::from(x - highest).exp()).collect();
+    let sum: f64 = exp.iter().sum();
+    exp.into_iter().map(|e| e / sum).collect()
 }
 
 /// −p ln p.

@@ -42,12 +42,17 @@ pub(super) fn settle(config: &General, store: &Store, state: &mut State) -> Resu
         Error::Usage(format!("{name}: the store has no version yet; name the teacher's file in daemon.teacher"))
     })?;
     let changed = known.is_some_and(|known| known.version != record.version);
-    if fresh || changed || store.active(name)?.is_none() {
+    // A pointer that cannot be read is as good as none.
+    let active = store.active(name).unwrap_or_default();
+    if fresh || changed {
         store.activate(name, record.version)?;
+    } else if active.is_none() {
+        let last = state.current.filter(|version| versions.contains(version));
+        store.activate(name, last.unwrap_or(record.version))?;
     }
     if state.accepted.is_empty() {
         // A store from elsewhere: what serves was somebody's choice.
-        state.accepted.extend(store.active(name)?);
+        state.accepted.extend(active);
     }
     state.teacher = Some(record);
     state.accept(record.version);
@@ -82,5 +87,94 @@ pub(super) fn same_or_new(store: &Store, name: &ModelName, file: &Path) -> Resul
     match store.versions(name)?.into_iter().rev().find(has) {
         Some(version) => Ok(version),
         None => store.publish(name, file),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::arch::{ArchOptions, build};
+    use crate::daemon::config::DaemonConfig;
+    use crate::model::ModelInfo;
+    use crate::model::testing::random_params;
+    use crate::rng::Rng;
+
+    struct Place {
+        _folder: tempfile::TempDir,
+        config: General,
+        store: Store,
+        state: State,
+    }
+
+    impl Place {
+        fn new() -> Self {
+            let folder = tempfile::tempdir().unwrap();
+            let config = General {
+                folder: folder.path().to_path_buf(),
+                teacher: folder.path().join("teacher.safetensors"),
+                ..DaemonConfig::default().daemon
+            };
+            let store = Store::open(&folder.path().join("models")).unwrap();
+            Self { _folder: folder, config, store, state: State::default() }
+        }
+
+        fn write(&self, seed: u64) {
+            let graph = build("lenet_bn", &ArchOptions { num_classes: 3, input: [1, 28, 28] }).unwrap();
+            let params = random_params(&graph, &mut Rng::new(seed));
+            let info = ModelInfo::resolve("test".as_ref(), &ModelDescription::default(), &graph).unwrap();
+            let model = Teacher { graph, params, info, sha256: String::new(), provenance: None, int8: None };
+            model.save(&self.config.teacher).unwrap();
+            // Written within one second, it would look like the one before.
+            let changed = UNIX_EPOCH + std::time::Duration::from_secs(1000 + seed);
+            fs::File::open(&self.config.teacher).unwrap().set_modified(changed).unwrap();
+        }
+
+        /// The teacher's version, and the one that is active.
+        fn settle(&mut self) -> (u64, u64) {
+            let teacher = settle(&self.config, &self.store, &mut self.state).unwrap();
+            (teacher.0, self.store.active(&self.config.name).unwrap().unwrap().0)
+        }
+    }
+
+    #[test]
+    fn a_file_is_published_once_and_another_one_takes_its_place() {
+        let mut place = Place::new();
+        let missing = settle(&place.config, &place.store, &mut place.state).unwrap_err().to_string();
+        assert!(missing.contains("teacher.safetensors"), "{missing}");
+        place.write(1);
+        assert_eq!([place.settle(), place.settle()], [(1, 1); 2]);
+        place.write(2);
+        assert_eq!(place.settle(), (2, 2));
+        fs::remove_file(&place.config.teacher).unwrap();
+        assert_eq!(place.settle(), (2, 2));
+        place.write(1);
+        assert_eq!(place.settle(), (1, 1), "the one from before");
+        assert_eq!(place.state.accepted, [Version(1), Version(2)]);
+    }
+
+    #[test]
+    fn a_lost_note_publishes_nothing_twice_and_moves_no_pointer() {
+        let mut place = Place::new();
+        place.write(1);
+        place.settle();
+        let student = place.config.folder.join("student.safetensors");
+        place.write(5);
+        fs::rename(&place.config.teacher, &student).unwrap();
+        let version = place.store.publish(&place.config.name, &student).unwrap();
+        place.store.activate(&place.config.name, version).unwrap();
+        place.write(1);
+        place.state = State::default();
+        assert_eq!(place.settle(), (1, 2));
+        assert_eq!(place.state.accepted, [Version(2), Version(1)]);
+        assert_eq!(same_or_new(&place.store, &place.config.name, &student).unwrap(), version);
+    }
+
+    #[test]
+    fn a_pointer_that_cannot_be_read_is_put_right() {
+        let mut place = Place::new();
+        place.write(1);
+        place.settle();
+        fs::write(place.store.root().join("model/active"), "{").unwrap();
+        assert_eq!(place.settle(), (1, 1));
     }
 }

@@ -1,7 +1,7 @@
 //! When it is time to adapt.
 
 use super::config::TriggerConfig;
-use super::score::{Drift, Scores};
+use super::score::Drift;
 
 /// Fewer hours between two adaptations at the same time of day are one and the same night.
 const NIGHT_S: u64 = 12 * 3600;
@@ -60,11 +60,6 @@ fn drifted(config: &TriggerConfig, drift: &Drift) -> Option<String> {
 /// Images that are still missing before their number alone is a reason.
 pub fn needed(config: &TriggerConfig, images: usize, new: usize) -> usize {
     config.min_images.saturating_sub(images).max(config.new_images.saturating_sub(new))
-}
-
-/// How far the latest answers have moved from the first ones.
-pub fn drift(first: Option<&Scores>, latest: Option<&Scores>) -> Option<Drift> {
-    Some(first?.drift(latest?))
 }
 
 #[cfg(test)]

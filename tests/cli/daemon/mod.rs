@@ -4,7 +4,6 @@ mod disk;
 mod guards;
 mod intake;
 mod kills;
-mod real;
 mod service;
 mod whole;
 

@@ -1,1 +1,0 @@
-//! The whole thing on real images.
