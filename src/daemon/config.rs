@@ -151,7 +151,7 @@ impl DaemonConfig {
             ("intake.max_image_pixels", intake.max_image_pixels as f64, 1.0, f64::MAX),
             ("intake.duplicate_bits", f64::from(intake.duplicate_bits), 0.0, 63.0),
             ("trigger.min_images", trigger.min_images as f64, 8.0, intake.max_images as f64),
-            ("trigger.new_images", trigger.new_images as f64, 1.0, most),
+            ("trigger.new_images", trigger.new_images as f64, 0.0, intake.max_images as f64),
             ("trigger.every_h", trigger.every_h, 0.0, most),
             ("trigger.drift_window", trigger.drift_window as f64, 8.0, 1e5),
             ("trigger.drift_confidence", trigger.drift_confidence, 0.0, 1.0),

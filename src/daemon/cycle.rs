@@ -169,7 +169,7 @@ impl Cycle {
             board_root: &self.config.daemon.board_root,
             folder: &self.folders.root,
             running_threads: threads,
-            compute: metrics.compute_seconds.counts(),
+            compute: metrics.compute_seconds_fine.counts(),
         };
         self.guards.look(&self.config.guard, &now);
         let latest = self.shared.recent.latest_arrivals(self.config.trigger.drift_window);
@@ -186,7 +186,7 @@ impl Cycle {
             let text = format!("version {}: {} of {} answers", watch.version, watch.answers, watch.wanted);
             return (Phase::Watching, text);
         }
-        if self.again.is_some_and(|at| Instant::now() < at) {
+        if self.is_trying_again() {
             return self.doing.clone();
         }
         self.again = None;
@@ -270,9 +270,20 @@ impl Cycle {
         (phase, why.to_string())
     }
 
+    /// Whether it is too early for that.
+    pub fn is_trying_again(&self) -> bool {
+        self.again.is_some_and(|at| Instant::now() < at)
+    }
+
     fn change_to(&mut self, doing: Doing) {
-        if doing.0 != self.doing.0 {
+        // Of a wait it is news, too, when something else is against it.
+        let cause = |(phase, reason): &Doing| {
+            (*phase, reason.split(':').next().filter(|_| *phase == Phase::Waiting).map(str::to_string))
+        };
+        if cause(&doing) != cause(&self.doing) {
             log::info!("state changed state={} before={} reason={:?}", doing.0.name(), self.doing.0.name(), doing.1);
+        }
+        if doing.0 != self.doing.0 {
             self.since_unix_s = clock::unix_s();
         }
         self.doing = doing;

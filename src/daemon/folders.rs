@@ -39,14 +39,15 @@ impl Folders {
         }
     }
 
-    /// Makes those that are missing. On a disk that cannot be written to, serving goes on without them, so that is logged
-    /// and no error.
-    pub fn create(&self) {
-        for folder in [&self.inbox, &self.reservoir, &self.quarantine, &self.runs] {
-            if let Err(error) = fs::create_dir_all(folder) {
-                log::warn!("folder cannot be made path={}: {error}", folder.display());
-            }
-        }
+    /// Makes those that are missing.
+    ///
+    /// # Errors
+    /// [`Error::Io`] naming the first that cannot be made.
+    pub fn create(&self) -> Result<()> {
+        let folders = [&self.inbox, &self.reservoir, &self.quarantine, &self.runs];
+        folders
+            .into_iter()
+            .try_for_each(|folder| fs::create_dir_all(folder).map_err(|e| Error::io("create folder", folder, e)))
     }
 }
 

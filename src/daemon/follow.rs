@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use super::cycle::Cycle;
+use super::status::Phase;
 use super::watch::{Found, Watch, latest_images, measure};
 use crate::Result;
 use crate::data::{ImageLimits, read_image};
@@ -61,8 +62,10 @@ impl Cycle {
                 self.relabel = self.shared.reservoir().images().map(|kept| kept.number).collect();
             }
             Found::Bad(why) => {
-                if let Err(error) = self.roll_back(watch.version, &why) {
-                    self.notices.warn("rollback", &format!("version cannot be rolled back: {error}"));
+                if self.is_trying_again() {
+                    self.watch = Some(watch);
+                } else if let Err(error) = self.roll_back(watch.version, &why) {
+                    self.try_again("rollback", Phase::Watching, &format!("version cannot be rolled back: {error}"));
                     self.watch = Some(watch);
                 }
             }

@@ -1,7 +1,7 @@
 //! The daemon: it serves, collects, adapts, judges and swaps, for months without anybody.
 //!
-//! One thread makes all decisions, a few times a second, from what it reads: `cycle` holds them together, and every other
-//! file answers one question. Images are taken in on a second thread (`intake`), requests are answered by the server's,
+//! One thread makes all decisions, a few times a second, from what it reads: `cycle` holds them together, and every
+//! other file answers one question. Images are taken in on a second thread (`intake`), requests are answered by the server's,
 //! and an adaptation is a process of its own (`child`), so nothing that it does can end the daemon. What must survive a
 //! power cut is on disk before it is acted on, and where two steps cannot be one, doing them again changes nothing.
 //!
@@ -73,14 +73,17 @@ pub enum Order {
 /// long as the process, since adaptations end with it. `release_memory` gives back what the allocator keeps.
 ///
 /// # Errors
-/// What keeps it from serving: [`Error::Config`], a teacher that cannot be read, a store that cannot be listed, an address
-/// that is taken, another daemon in the same folder. Once it serves, everything else is logged and tried again.
+/// What keeps it from serving: [`Error::Config`], a teacher that cannot be read, a store that cannot be listed, an
+/// address that is taken, another daemon in the same folder. Once it serves, everything else is logged and tried again.
 pub fn run(serve: &ServeConfig, config: DaemonConfig, orders: &Receiver<Order>, release_memory: fn()) -> Result<()> {
     config.validate()?;
     let config = Arc::new(config);
     let serving = config.serving(serve)?;
     let folders = Folders::of(&config);
-    folders.create();
+    if let Err(error) = folders.create() {
+        // On a disk that cannot be written to it serves all the same.
+        log::warn!("{error}");
+    }
     let _only = lock(&folders.root)?;
     let store = serving.store.as_ref().map(|root| Store::open(root.as_ref())).transpose()?;
     let store = store.ok_or_else(|| Error::Config("serve.store: expected a folder".into()))?;
@@ -90,11 +93,13 @@ pub fn run(serve: &ServeConfig, config: DaemonConfig, orders: &Receiver<Order>, 
     let repository = Arc::new(Repository::new(Source::Store(store.clone()), registry.clone()));
     let shared = Arc::new(Shared::new(config.clone(), &folders));
     let (uploads, images) = uploads(&shared);
-    let told = Arc::new(Told::default());
-    let server = Server::new(serving, repository.clone()).with(extras(uploads, &told)).start()?;
     let asker = || Asker::new(registry.clone(), config.daemon.name.clone());
+    let stored = (store, repository.clone());
+    let mut cycle = Cycle::new(config.clone(), folders.clone(), stored, asker()?, (shared.clone(), state));
+    let told = Arc::new(Told::default());
+    told.tell(&cycle);
+    let server = Server::new(serving, repository).with(extras(uploads, &told)).start()?;
     let mut supervisor = Supervisor::from_environment();
-    let mut cycle = Cycle::new(config.clone(), folders.clone(), (store, repository), asker()?, (shared.clone(), state));
     cycle.asker.probe(FIRST)?;
     supervisor.ready();
     let intake = Intake::start(&shared, &folders, asker()?, images)?;

@@ -219,7 +219,7 @@ mod tests {
         let mut config = DaemonConfig::default();
         config.daemon.folder = place.path().to_path_buf();
         let folders = Folders::of(&config);
-        folders.create();
+        folders.create().unwrap();
         let mut reservoir = Reservoir::open(&folders.reservoir, Bounds { images: 9, bytes: 999 });
         for class in 0..3 {
             let put = |path: &Path| fs::write(path, "x").map_err(|e| Error::io("write", path, e));

@@ -62,8 +62,8 @@ pub struct TeacherRecord {
     pub version: Version,
     /// Length of the file it was published from.
     pub file_bytes: u64,
-    /// When that file was changed, in seconds since 1970.
-    pub file_unix_s: u64,
+    /// When that file was changed, in milliseconds since 1970.
+    pub file_unix_ms: u64,
 }
 
 /// How a version answered some images of the reservoir.

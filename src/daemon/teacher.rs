@@ -27,17 +27,17 @@ pub(super) fn settle(config: &General, store: &Store, state: &mut State) -> Resu
     let known = state.teacher.filter(|record| versions.contains(&record.version));
     let named = !config.teacher.as_os_str().is_empty();
     let (record, fresh) = match (named.then(|| stamp(&config.teacher)), known) {
-        (Some(Ok(stamp)), Some(known)) if stamp == (known.file_bytes, known.file_unix_s) => (Some(known), false),
+        (Some(Ok(stamp)), Some(known)) if stamp == (known.file_bytes, known.file_unix_ms) => (Some(known), false),
         (Some(Ok(stamp)), _) => {
             let version = publish(config, store)?;
             let fresh = !versions.contains(&version);
-            (Some(TeacherRecord { version, file_bytes: stamp.0, file_unix_s: stamp.1 }), fresh)
+            (Some(TeacherRecord { version, file_bytes: stamp.0, file_unix_ms: stamp.1 }), fresh)
         }
         (Some(Err(error)), None) => return Err(error),
         // It was published once, so its file is no longer needed.
         (Some(Err(_)) | None, known) => (known, false),
     };
-    let oldest = versions.first().map(|version| TeacherRecord { version: *version, file_bytes: 0, file_unix_s: 0 });
+    let oldest = versions.first().map(|version| TeacherRecord { version: *version, file_bytes: 0, file_unix_ms: 0 });
     let record = record.or(oldest).ok_or_else(|| {
         Error::Usage(format!("{name}: the store has no version yet; name the teacher's file in daemon.teacher"))
     })?;
@@ -64,7 +64,7 @@ fn stamp(path: &Path) -> Result<(u64, u64)> {
     let (file, _) = crate::weights::resolve(path)?;
     let metadata = fs::metadata(&file).map_err(|e| Error::io("read", &file, e))?;
     let changed = metadata.modified().ok().and_then(|time| time.duration_since(UNIX_EPOCH).ok());
-    Ok((metadata.len(), changed.map_or(0, |since| since.as_secs())))
+    Ok((metadata.len(), changed.map_or(0, |since| since.as_millis() as u64)))
 }
 
 /// Publishes the teacher's file, unless the store has a version of these bytes.
@@ -124,7 +124,7 @@ mod tests {
             let info = ModelInfo::resolve("test".as_ref(), &ModelDescription::default(), &graph).unwrap();
             let model = Teacher { graph, params, info, sha256: String::new(), provenance: None, int8: None };
             model.save(&self.config.teacher).unwrap();
-            // Written within one second, it would look like the one before.
+            // Written within a millisecond, it would look like the one before.
             let changed = UNIX_EPOCH + std::time::Duration::from_secs(1000 + seed);
             fs::File::open(&self.config.teacher).unwrap().set_modified(changed).unwrap();
         }

@@ -29,7 +29,7 @@ pub fn due(config: &TriggerConfig, now: &Situation) -> Option<String> {
     if now.images < config.min_images || now.new == 0 {
         return None;
     }
-    if now.new >= config.new_images {
+    if config.new_images > 0 && now.new >= config.new_images {
         return Some(format!("{} new images", now.new));
     }
     let hours = now.since_s as f64 / 3600.0;
@@ -86,6 +86,7 @@ mod tests {
         assert_eq!(reason(NOW), None);
         assert_eq!(reason(Situation { new: 50, ..NOW }).unwrap(), "50 new images");
         assert_eq!(reason(Situation { new: 50, images: 99, ..NOW }), None, "too few in all");
+        assert_eq!(due(&TriggerConfig { new_images: 0, ..config() }, &Situation { new: 90, ..NOW }), None);
         assert_eq!(reason(Situation { since_s: 25 * 3600, ..NOW }).unwrap(), "25.0 h since the last one");
         assert_eq!(reason(Situation { since_s: 25 * 3600, new: 0, ..NOW }), None, "nothing to learn");
         let night = Situation { since_s: 20 * 3600, minute: 10, ..NOW };

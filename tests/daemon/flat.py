@@ -30,7 +30,7 @@ def main():
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.toml").write_text(
         f'[serve]\nlisten = "127.0.0.1:{PORT}"\n[daemon]\nfolder = "{folder}"\nteacher = "{teacher}"\n'
-        "[intake]\nmax_images = 500\n[trigger]\nmin_images = 500\nnew_images = 100000000\n"
+        "[intake]\nmax_images = 500\n[trigger]\nmin_images = 500\nnew_images = 0\n"
         "drift_confidence = 0.0\ndrift_classes = 0.0\ndrift_features = 0.0\n"
     )
     log = open(folder / "log", "ab")

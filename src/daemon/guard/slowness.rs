@@ -84,7 +84,7 @@ mod tests {
     #[test]
     fn slow_answers_beside_an_adaptation_pause_it_for_ever_longer() {
         let config = GuardConfig { min_pause_s: 0.05, max_slowdown: 2.0, ..DaemonConfig::default().guard };
-        let histogram = &Metrics::default().model(&"m".parse().unwrap()).compute_seconds;
+        let histogram = &Metrics::default().model(&"m".parse().unwrap()).compute_seconds_fine;
         let mut slowness = Slowness::default();
         let mut look = |running, seconds: f64| {
             (0..ENOUGH).for_each(|_| histogram.observe(seconds));

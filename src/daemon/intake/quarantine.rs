@@ -25,8 +25,10 @@ impl Quarantine {
         // Long names would become too long by the date.
         let name: String = name.chars().rev().take(100).collect::<Vec<_>>().into_iter().rev().collect();
         let date = clock::compact(clock::unix_s());
-        let free = |n: &u32| !self.folder.join(format!("{date}-{n:04}-{name}")).exists();
-        let number = (0..10_000).find(free).unwrap_or(0);
+        // Behind all of the same second, so that names stay in the order of their arrival.
+        let names = plain_files(&self.folder).unwrap_or_default();
+        let numbers = names.iter().filter_map(|(name, _)| name.strip_prefix(&date)?.get(1..5)?.parse::<u32>().ok());
+        let number = numbers.max().map_or(0, |last| last + 1);
         let target = self.folder.join(format!("{date}-{number:04}-{name}"));
         move_file(file, &target)?;
         self.bound();

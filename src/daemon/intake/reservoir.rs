@@ -190,8 +190,8 @@ impl Reservoir {
     fn make_room(&mut self, spared: u64) {
         while self.kept.len() > self.bounds.images || self.bytes > self.bounds.bytes {
             let classes = self.classes();
-            let Some((largest, _)) = classes.into_iter().max_by_key(|(_, count)| *count) else { return };
-            let first = |kept: &&Kept| kept.class == largest && kept.number != spared;
+            let most = classes.values().max().copied();
+            let first = |kept: &&Kept| classes.get(&kept.class).copied() == most && kept.number != spared;
             // A class may consist of the spared one alone; then any other goes.
             let oldest = self.kept.values().find(first).or_else(|| self.kept.values().find(|k| k.number != spared));
             let Some(oldest) = oldest.cloned() else { return };
@@ -214,10 +214,10 @@ mod tests {
 
     const BOUNDS: Bounds = Bounds { images: 6, bytes: 1000 };
 
-    fn add(reservoir: &mut Reservoir, class: usize, bytes: usize) -> u64 {
+    fn add(reservoir: &mut Reservoir, class: usize, bytes: usize) {
         let hash = reservoir.latest().wrapping_mul(0x9E37_79B9_7F4A_7C15);
         let put = |path: &Path| fs::write(path, vec![0; bytes]).map_err(|e| Error::io("write", path, e));
-        reservoir.keep((hash, class, "jpg"), bytes as u64, 0, put).unwrap()
+        reservoir.keep((hash, class, "jpg"), bytes as u64, 0, put).unwrap();
     }
 
     fn numbers(reservoir: &Reservoir) -> Vec<u64> {
@@ -228,7 +228,7 @@ mod tests {
     fn the_largest_class_loses_its_oldest() {
         let folder = tempfile::tempdir().unwrap();
         let mut reservoir = Reservoir::open(folder.path(), BOUNDS);
-        [0, 0, 0, 0, 1, 2].into_iter().for_each(|class| drop(add(&mut reservoir, class, 10)));
+        [0, 0, 0, 0, 1, 2].into_iter().for_each(|class| add(&mut reservoir, class, 10));
         add(&mut reservoir, 1, 10);
         add(&mut reservoir, 1, 10);
         assert_eq!(numbers(&reservoir), [3, 4, 5, 6, 7, 8]);
@@ -243,7 +243,7 @@ mod tests {
     fn what_is_in_the_folder_is_taken_up_again() {
         let folder = tempfile::tempdir().unwrap();
         let mut reservoir = Reservoir::open(folder.path(), BOUNDS);
-        (0..5).for_each(|class| drop(add(&mut reservoir, class, 10)));
+        (0..5).for_each(|class| add(&mut reservoir, class, 10));
         reservoir.relabel(2, 7).unwrap();
         fs::write(folder.path().join("note.txt"), "foreign").unwrap();
         fs::write(folder.path().join("3-ff-1.jpg"), "another spelling").unwrap();
@@ -271,7 +271,7 @@ mod tests {
     fn links_outlast_the_reservoir() {
         let folder = tempfile::tempdir().unwrap();
         let mut reservoir = Reservoir::open(folder.path(), BOUNDS);
-        (0..3).for_each(|class| drop(add(&mut reservoir, class, 10)));
+        (0..3).for_each(|class| add(&mut reservoir, class, 10));
         let links = folder.path().join("run/images");
         reservoir.link_into(&links).unwrap();
         reservoir.set_bounds(Bounds { images: 1, ..BOUNDS });

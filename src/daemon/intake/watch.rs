@@ -1,7 +1,7 @@
 //! Files that arrive in a folder, and when they are whole.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs::{self, File};
+use std::fs::File;
 use std::io::ErrorKind;
 use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
@@ -79,13 +79,11 @@ impl InboxWatch {
         complete
     }
 
-    /// Lists the folder, which is made if it is missing. Returns how many files are not whole yet.
+    /// Lists the folder. Returns how many files are not whole yet.
     ///
     /// # Errors
     /// [`crate::Error::Io`] if it cannot be listed.
     pub fn scan(&mut self, settle: Duration) -> Result<usize> {
-        // Listing says what is wrong, should this fail.
-        let _ = fs::create_dir_all(&self.folder);
         if let Some(events) = &mut self.events {
             // Watching what is watched already changes nothing; another folder of this name is another one.
             let mask = WatchMask::CLOSE_WRITE | WatchMask::MOVED_TO | WatchMask::ONLYDIR;
@@ -134,6 +132,7 @@ pub(super) fn is_being_written(path: &Path) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::fs;
     use std::io::Write;
 
     const LONG: Duration = Duration::from_secs(1000);
@@ -146,6 +145,7 @@ mod tests {
     fn a_file_is_whole_when_it_is_closed_or_moved_here() {
         let place = tempfile::tempdir().unwrap();
         let inbox = place.path().join("inbox");
+        fs::create_dir(&inbox).unwrap();
         let mut watch = InboxWatch::new(&inbox);
         assert_eq!(watch.scan(LONG).unwrap(), 0);
         let mut half = File::create(inbox.join("half.jpg")).unwrap();

@@ -30,7 +30,7 @@ fn a_hot_board_pauses_an_adaptation_and_a_cool_one_continues_it() {
     let why = server.wait_for("adaptation paused guard=temperature");
     assert!(why.contains("90 °C"), "{why}");
     wait_until(&server, "it stands still", || process_state(&server.log()) == Some('T'));
-    assert_eq!(status(&server)["state"], "paused");
+    wait_until(&server, "it says so", || status(&server)["state"] == "paused");
     heat(&board, 70);
     std::thread::sleep(std::time::Duration::from_millis(500));
     assert_eq!(process_state(&server.log()), Some('T'), "not cool enough");

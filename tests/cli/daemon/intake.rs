@@ -34,7 +34,7 @@ fn a_file_that_is_being_written_is_not_read() {
 
 #[test]
 fn the_reservoir_keeps_its_bounds_and_a_balance_of_classes() {
-    let board = Board::new(&[("intake", "max_images", "30"), ("trigger", "new_images", "1000")]);
+    let board = Board::new(&[("intake", "max_images", "30"), ("trigger", "new_images", "0")]);
     board.bring_all();
     let server = board.start();
     wait_until(&server, "all are in", || board.files("inbox").is_empty());
@@ -80,7 +80,7 @@ fn open_files(server: &Serving) -> usize {
 
 #[test]
 fn open_files_stay_what_they_were() {
-    let board = Board::new(&[("trigger", "new_images", "1000")]);
+    let board = Board::new(&[("trigger", "new_images", "0")]);
     let server = board.start();
     board.bring(0);
     wait_until(&server, "one is in", || kept(&server) == 1);

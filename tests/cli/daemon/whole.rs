@@ -12,10 +12,10 @@ use crate::teacher;
 fn images_in_the_inbox_become_a_student_that_serves() {
     let board = Board::new(&[]);
     board.bring_all();
-    for index in 0..5 {
-        board.place.write(&format!("daemon/inbox/broken{index}.jpg"), vec![index; 100]);
-        fs::copy(board.path(&format!("daemon/inbox/00{index}.png")), board.path(&format!("daemon/inbox/x{index}.png")))
-            .unwrap();
+    for (index, name) in board.files("inbox").iter().take(5).enumerate() {
+        board.place.write(&format!("daemon/inbox/broken{index}.jpg"), vec![index as u8; 100]);
+        let copy = board.path(&format!("daemon/inbox/x{index}.png"));
+        fs::copy(board.path("daemon/inbox").join(name), copy).unwrap();
     }
     let server = board.start();
     assert_eq!(server.get("/v2/models/shapes").good()["versions"], serde_json::json!(["1"]));
@@ -27,7 +27,10 @@ fn images_in_the_inbox_become_a_student_that_serves() {
         answers.iter().all(|answer| answer.good()["version"] == "2")
     });
     assert!(right(&answers) >= 15, "{} of 16 right", right(&answers));
-    server.wait_for("version accepted version=2");
+    wait_until(&server, "version 2 is accepted", || {
+        classify(&board, &server, 1);
+        server.log().contains("version accepted version=2")
+    });
     wait_until(&server, "it collects again", || status(&server)["state"] == "collecting");
 
     assert_eq!((board.files("inbox").len(), board.files("reservoir").len()), (0, IMAGES));
@@ -54,8 +57,32 @@ fn images_in_the_inbox_become_a_student_that_serves() {
     assert_eq!(board.files("runs").len(), 1);
     let left = board.files(&format!("runs/{run}"));
     assert_eq!(left, ["adapt.log", "progress.jsonl", "report.html", "report.json", "run.json"]);
+
+    // Going back to what was accepted before is an operator's right.
+    board.place.run("models activate --store daemon/models shapes 1").ends_with(&[0]);
+    server.wait_for("version serves version=1 before=2");
+    std::thread::sleep(std::time::Duration::from_millis(500));
+    assert_eq!((board.active(), server.log().matches("rolled back").count()), (1, 0));
     server.signal(libc::SIGTERM);
     server.end().ends_with(&[0]);
+}
+
+#[test]
+fn another_world_before_the_camera_is_a_reason_to_adapt() {
+    let window = [("trigger", "drift_window", "20"), ("trigger", "new_images", "0")];
+    let board = Board::new(&window);
+    let server = board.start();
+    (0..35).for_each(|index| board.bring(index));
+    wait_until(&server, "they are in", || status(&server)["images"]["reservoir"] == 35);
+    std::thread::sleep(std::time::Duration::from_millis(500));
+    assert_eq!(status(&server)["state"], "collecting");
+    let mut rng = secateur::rng::Rng::new(8);
+    for index in 0..25 {
+        let ring = crate::shapes::draw(2, &mut rng);
+        ring.save(board.path(&format!("daemon/inbox/ring{index:02}.png"))).unwrap();
+    }
+    let reason = server.wait_for("adaptation started ");
+    assert!(reason.contains("reason=\"drift: "), "{reason}");
 }
 
 #[test]
@@ -130,7 +157,7 @@ fn noise_does_not_take_over() {
 
 #[test]
 fn a_bad_version_that_somebody_activates_is_rolled_back() {
-    let board = Board::new(&[("adapt", "backoff_first_s", "3600"), ("trigger", "new_images", "1000")]);
+    let board = Board::new(&[("adapt", "backoff_first_s", "3600"), ("trigger", "new_images", "0")]);
     board.bring_all();
     let server = board.start();
     wait_until(&server, "images are in", || status(&server)["images"]["reservoir"] == IMAGES);
@@ -143,11 +170,8 @@ fn a_bad_version_that_somebody_activates_is_rolled_back() {
     assert!(why.contains("expected at least"), "{why}");
     assert_eq!(board.active(), 1);
     wait_until(&server, "version 1 serves", || classify(&board, &server, 1)[0].good()["version"] == "1");
-    assert_eq!(status(&server)["state"], "backing_off");
-    // What was accepted before may be activated by hand.
-    board.place.run("models activate --store daemon/models shapes 1").ends_with(&[0]);
-    let damaged = board.path("daemon/models/shapes/2/model.safetensors");
-    assert!(damaged.exists(), "the bad version is kept to look at");
+    wait_until(&server, "it backs off", || status(&server)["state"] == "backing_off");
+    assert!(board.path("daemon/models/shapes/2/model.safetensors").exists(), "the bad version is kept to look at");
 }
 
 #[test]
