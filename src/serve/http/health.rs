@@ -56,7 +56,7 @@ pub(super) async fn model_ready(State(app): State<Arc<App>>, named: Named) -> Re
     Ok(json_response(&json!({ "name": served.name.as_str(), "ready": true })))
 }
 
-async fn probe(app: &App, served: &Served) -> Result<(), Unanswered> {
+pub(super) async fn probe(app: &App, served: &Served) -> Result<(), Unanswered> {
     let deadline = Instant::now() + PROBE;
     let _one = app.probing.lock().await;
     served.probe(deadline).await.map(drop)
@@ -68,8 +68,4 @@ pub(super) async fn metrics(State(app): State<Arc<App>>) -> Response {
     let text = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
     let more = app.more_metrics.as_ref().map(|more| more()).unwrap_or_default();
     ([(header::CONTENT_TYPE, text)], app.metrics.render() + &more).into_response()
-}
-
-pub(super) async fn status(State(app): State<Arc<App>>) -> Response {
-    json_response(&json!({ "adaptation": app.status.as_ref().map(|status| status()) }))
 }

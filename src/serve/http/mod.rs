@@ -8,7 +8,9 @@ mod infer;
 mod repository;
 mod response;
 mod routes;
+mod status;
 mod trace;
+mod versions;
 
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -32,13 +34,13 @@ use crate::store::Version;
 /// What an embedding program adds to the server.
 #[derive(Default)]
 pub struct Extras {
-    /// Further routes, for instance a page at `/`.
+    /// Further routes; `/` is the dashboard's.
     pub routes: Router,
     /// Further routes that change something: off loopback they need the token.
     pub control_routes: Router,
     /// Is shown every image that `/classify` answered.
     pub on_image: Option<ImageHook>,
-    /// What `/v1/status` says under `adaptation`.
+    /// What `/v1/status` says of adaptation; asked once for every answer, on a thread that may wait a little.
     pub status: Option<Arc<dyn Fn() -> serde_json::Value + Send + Sync>>,
     /// Families that `/metrics` has besides the server's, in Prometheus' text format.
     pub metrics: Option<Arc<dyn Fn() -> String + Send + Sync>>,
@@ -58,6 +60,8 @@ pub struct App {
     probing: Mutex<()>,
     /// One change at a time waits for a thread.
     changing: Mutex<()>,
+    /// One status at a time is put together.
+    looking: Mutex<()>,
     stopping: AtomicBool,
 }
 
@@ -97,6 +101,7 @@ impl App {
             more_metrics: extras.metrics.clone(),
             probing: Mutex::default(),
             changing: Mutex::default(),
+            looking: Mutex::default(),
             stopping: AtomicBool::new(false),
         }
     }

@@ -1,14 +1,16 @@
 //! What the server counts, and how Prometheus reads it.
 
 mod histogram;
+mod recent;
 mod text;
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 pub use histogram::{Counts, Histogram};
+pub use recent::Recent;
 pub use text::Text;
 
 use crate::board::{Board, resident_bytes};
@@ -87,6 +89,10 @@ pub struct ModelMetrics {
     pub overloaded: Counter,
     /// Requests whose time was over before the engine came to them.
     pub expired: Counter,
+    /// Requests of clients that were answered.
+    pub answered: Counter,
+    /// How long the latest of them took.
+    pub recent: Recent,
 }
 
 impl ModelMetrics {
@@ -102,6 +108,8 @@ impl ModelMetrics {
             refused: Counter::default(),
             overloaded: Counter::default(),
             expired: Counter::default(),
+            answered: Counter::default(),
+            recent: Recent::default(),
         }
     }
 }
@@ -110,6 +118,7 @@ impl ModelMetrics {
 #[derive(Debug)]
 pub struct Metrics {
     started: f64,
+    begun: Instant,
     /// Open connections.
     pub connections: Gauge,
     /// Idle connections that were closed to make room for new ones.
@@ -124,6 +133,7 @@ impl Default for Metrics {
         let started = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64();
         Self {
             started,
+            begun: Instant::now(),
             connections: Gauge::default(),
             connections_evicted: Counter::default(),
             requests: Mutex::default(),
@@ -141,6 +151,11 @@ impl Metrics {
     /// The counts of a model, which begin at the first call.
     pub fn model(&self, name: &ModelName) -> Arc<ModelMetrics> {
         locked(&self.models).entry(name.clone()).or_insert_with(|| Arc::new(ModelMetrics::new())).clone()
+    }
+
+    /// How long there has been something to count.
+    pub fn uptime(&self) -> Duration {
+        self.begun.elapsed()
     }
 
     /// Counts an answered request; `route` is the pattern that matched, of which there are few.

@@ -3,6 +3,7 @@
 mod access;
 mod bad_input;
 mod configuration;
+mod dashboard;
 mod peers;
 mod protocol;
 pub mod server;
