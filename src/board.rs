@@ -9,7 +9,7 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 pub use processor::processor_name;
-pub use supply::available_bytes;
+pub use supply::{available_bytes, is_on_battery};
 
 /// A reading. What a board does not tell is `None`.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
@@ -80,9 +80,25 @@ impl Board {
     }
 }
 
+impl Board {
+    /// Whether `throttled` holds Raspberry Pi's flags: bits 0 to 3 say what is now, 16 to 19 what was since start.
+    pub fn is_raspberry(&self) -> bool {
+        self.name.as_deref().is_some_and(|name| name.starts_with("Raspberry Pi"))
+    }
+}
+
 /// Resident memory of this process in bytes; `None` where the system does not tell.
 pub fn resident_bytes() -> Option<u64> {
-    let status = fs::read_to_string("/proc/self/status").ok()?;
+    resident_bytes_in("self")
+}
+
+/// Resident memory of another process in bytes; `None` if there is none of this number.
+pub fn resident_bytes_of(process: u32) -> Option<u64> {
+    resident_bytes_in(&process.to_string())
+}
+
+fn resident_bytes_in(process: &str) -> Option<u64> {
+    let status = fs::read_to_string(format!("/proc/{process}/status")).ok()?;
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
     Some(line.trim().trim_end_matches(" kB").trim().parse::<u64>().ok()? * 1024)
 }
@@ -105,7 +121,7 @@ pub fn warnings(before: &Board, after: &Board) -> Vec<String> {
         found.push(format!("the frequency governor is {governor}: the clock follows the load; performance holds it"));
     }
     if let (Some(then), Some(now)) = (before.throttled, after.throttled)
-        && (now > then || now & 0xF != 0 && now < 1 << 20 && before.name.as_deref().is_some_and(is_raspberry))
+        && (now > then || now & 0xF != 0 && now < 1 << 20 && before.is_raspberry())
     {
         found.push("the board throttled its clock: cool it or feed it better".to_string());
     }
@@ -125,10 +141,6 @@ pub fn warnings(before: &Board, after: &Board) -> Vec<String> {
         found.push(format!("other work was running: load {load:.1} on {} processors", before.processors));
     }
     found
-}
-
-fn is_raspberry(name: &str) -> bool {
-    name.starts_with("Raspberry Pi")
 }
 
 #[cfg(test)]

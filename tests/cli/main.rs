@@ -2,6 +2,7 @@
 
 mod adapt;
 mod broken_images;
+mod daemon;
 mod demo;
 mod errors;
 mod export;
