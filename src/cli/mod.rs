@@ -5,6 +5,7 @@ mod allocator;
 mod bench;
 mod config;
 mod demo;
+mod doctor;
 mod eval;
 mod export;
 mod inspect;
@@ -61,6 +62,8 @@ enum Command {
     Bench(Box<bench::BenchArgs>),
     /// Serve models over HTTP, in the Open Inference Protocol
     Serve(Box<serve::ServeArgs>),
+    /// Look whether this board is fit to work: heat, clock, memory, folders; with advice
+    Doctor(doctor::DoctorArgs),
     /// Print or check the configuration of `serve`
     Config(config::ConfigArgs),
     #[command(hide = true)]
@@ -85,6 +88,7 @@ impl Cli {
             Command::Models(args) => args.run(),
             Command::Bench(args) => args.run(),
             Command::Serve(args) => args.run(release_memory),
+            Command::Doctor(args) => args.run(),
             Command::Config(args) => args.run(),
             Command::ColdStart(args) => args.run(),
             Command::Demo(args) => args.run(),

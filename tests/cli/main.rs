@@ -3,6 +3,7 @@
 mod adapt;
 mod broken_images;
 mod demo;
+mod doctor;
 mod errors;
 mod export;
 mod gate;
