@@ -1,5 +1,7 @@
 //! Where models come from: a store whose pointers are followed, or a single file.
 
+mod versions;
+
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -12,6 +14,7 @@ use crate::serve::protocol::IndexEntry;
 use crate::store::{ModelName, Store, Version};
 use crate::weights::ModelDescription;
 use crate::{Error, Result};
+pub use versions::Versions;
 
 /// Where models come from.
 #[derive(Debug)]
