@@ -6,6 +6,7 @@ mod bench;
 mod config;
 mod daemon;
 mod demo;
+mod doctor;
 mod eval;
 mod export;
 mod inspect;
@@ -68,6 +69,8 @@ enum Command {
     Daemon(daemon::DaemonArgs),
     /// Show what the daemon is doing
     Status(status::StatusArgs),
+    /// Look whether this board is fit to work: heat, clock, memory, folders; with advice
+    Doctor(doctor::DoctorArgs),
     /// Print or check the configuration of `serve` and `daemon`
     Config(config::ConfigArgs),
     #[command(hide = true)]
@@ -94,6 +97,7 @@ impl Cli {
             Command::Serve(args) => args.run(release_memory),
             Command::Daemon(args) => args.run(release_memory),
             Command::Status(args) => args.run(),
+            Command::Doctor(args) => args.run(),
             Command::Config(args) => args.run(),
             Command::ColdStart(args) => args.run(),
             Command::Demo(args) => args.run(),

@@ -4,6 +4,7 @@ mod adapt;
 mod broken_images;
 mod daemon;
 mod demo;
+mod doctor;
 mod errors;
 mod export;
 mod gate;
