@@ -20,7 +20,7 @@ use super::target::pass_config;
 use super::teacher_phase::TeacherPhase;
 use crate::data::{OrderedPass, Transform};
 use crate::graph::Graph;
-use crate::model::{Params, Student};
+use crate::model::{Params, Student, TrainScope};
 use crate::prune::{Admm, Measure, Selector, surgery};
 use crate::{Error, Result};
 
@@ -235,7 +235,8 @@ impl<'a> Stages<'a> {
             self.candidate(AdaptedBy::Source, teacher.params.clone(), before)?,
             self.candidate(AdaptedBy::Statistics, statistics.clone(), before)?,
         ];
-        if context.config.teacher.steps > 0 {
+        // The classifier is frozen in this phase: with nothing else to train there is nothing to do.
+        if context.config.teacher.steps > 0 && context.config.train != TrainScope::Head {
             let mut phase = TeacherPhase::new(context, &statistics)?;
             self.drive(Phase::Teacher, context.config.teacher.steps, &mut phase)?;
             let trained = self.with_statistics(&teacher.graph, &phase.into_params()?)?;

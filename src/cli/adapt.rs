@@ -14,7 +14,7 @@ use super::progress_file::Recorded;
 use super::run_args::RunArgs;
 use super::signals::stop_flag;
 use crate::adapt::latency::{LatencyTable, TableIdentity, default_path};
-use crate::adapt::{self, AdaptConfig, ImageSet, Job, Outcome, Safety, page};
+use crate::adapt::{self, AdaptConfig, ImageSet, Job, Outcome, Safety, memory_plan, page};
 use crate::data::{DEFAULT_CACHE_BYTES, Source, SourceConfig};
 use crate::weights::write_bytes_atomic;
 use crate::{Error, Result};
@@ -127,6 +127,14 @@ impl AdaptArgs {
             target.good().len(),
             target.broken().len(),
             rayon::current_num_threads()
+        );
+        let plan = memory_plan(&teacher.graph, &config)?;
+        log::info!(
+            "memory planned at_most_mb={} limit_mb={} batch={} parts={}",
+            plan.bytes >> 20,
+            config.memory_bytes.map_or("none".to_string(), |bytes| (bytes >> 20).to_string()),
+            config.batch_size,
+            plan.parts
         );
         let every = Duration::from_secs(self.checkpoint_every);
         let safety = Safety { checkpoint: Some(checkpoint.clone()), every, stop };
