@@ -1,15 +1,23 @@
-//! What the board says of itself: its name, heat, clock, load, memory.
+//! What the board says of itself: its name, heat, clock, load, memory, system.
 
+mod memory;
+mod nvidia;
 mod processor;
 mod supply;
+mod system;
+#[cfg(test)]
+mod testing;
 
 use std::fs;
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
+pub use memory::Memory;
+pub use nvidia::Nvidia;
 pub use processor::processor_name;
-pub use supply::available_bytes;
+pub use supply::{available_bytes, is_on_battery};
+pub use system::{System, clock_is_synchronized, processor_features};
 
 /// A reading. What a board does not tell is `None`.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
@@ -32,8 +40,8 @@ pub struct Board {
     pub load: Option<f64>,
 }
 
-/// Degrees from which boards slow down.
-const HOT: f64 = 80.0;
+/// Degrees Celsius from which boards slow down.
+pub const HOT: f64 = 80.0;
 
 impl Board {
     /// Reads this board.
@@ -80,9 +88,39 @@ impl Board {
     }
 }
 
+impl Board {
+    /// Whether `throttled` holds Raspberry Pi's flags: bits 0 to 3 say what is now, 16 to 19 what was since start.
+    pub fn is_raspberry(&self) -> bool {
+        self.name.as_deref().is_some_and(|name| name.starts_with("Raspberry Pi"))
+    }
+
+    /// What throttled the board, or what it calls so: each event, and whether it is going on.
+    pub fn throttling(&self) -> Vec<(&'static str, bool)> {
+        // Of a Raspberry Pi: bits from 0 for what is so now, from 16 for what was so since the start.
+        const FLAGS: [&str; 4] = ["low voltage", "a capped clock", "throttling", "the soft limit of temperature"];
+        match self.throttled {
+            Some(flags) if self.is_raspberry() => (0..4)
+                .filter(|bit| (flags >> bit | flags >> (16 + bit)) & 1 == 1)
+                .map(|bit| (FLAGS[bit], flags >> bit & 1 == 1))
+                .collect(),
+            Some(1..) => vec![("heat", false)],
+            _ => Vec::new(),
+        }
+    }
+}
+
 /// Resident memory of this process in bytes; `None` where the system does not tell.
 pub fn resident_bytes() -> Option<u64> {
-    let status = fs::read_to_string("/proc/self/status").ok()?;
+    resident_bytes_in("self")
+}
+
+/// Resident memory of another process in bytes; `None` if there is none of this number.
+pub fn resident_bytes_of(process: u32) -> Option<u64> {
+    resident_bytes_in(&process.to_string())
+}
+
+fn resident_bytes_in(process: &str) -> Option<u64> {
+    let status = fs::read_to_string(format!("/proc/{process}/status")).ok()?;
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
     Some(line.trim().trim_end_matches(" kB").trim().parse::<u64>().ok()? * 1024)
 }
@@ -105,7 +143,7 @@ pub fn warnings(before: &Board, after: &Board) -> Vec<String> {
         found.push(format!("the frequency governor is {governor}: the clock follows the load; performance holds it"));
     }
     if let (Some(then), Some(now)) = (before.throttled, after.throttled)
-        && (now > then || now & 0xF != 0 && now < 1 << 20 && before.name.as_deref().is_some_and(is_raspberry))
+        && (now > then || now & 0xF != 0 && now < 1 << 20 && before.is_raspberry())
     {
         found.push("the board throttled its clock: cool it or feed it better".to_string());
     }
@@ -127,22 +165,12 @@ pub fn warnings(before: &Board, after: &Board) -> Vec<String> {
     found
 }
 
-fn is_raspberry(name: &str) -> bool {
-    name.starts_with("Raspberry Pi")
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     fn board(files: &[(&str, &str)]) -> Board {
-        let root = tempfile::tempdir().unwrap();
-        for (path, content) in files {
-            let path = root.path().join(path);
-            fs::create_dir_all(path.parent().unwrap()).unwrap();
-            fs::write(path, content).unwrap();
-        }
-        Board::read_under(root.path())
+        Board::read_under(testing::root(files).path())
     }
 
     const PI: [(&str, &str); 8] = [
@@ -164,6 +192,15 @@ mod tests {
         assert_eq!((board.governor.as_deref(), board.throttled), (Some("ondemand"), Some(0x50005)));
         let said = warnings(&board, &board).join("; ");
         assert!(said.contains("ondemand") && said.contains("throttled"), "{said}");
+    }
+
+    #[test]
+    fn throttling_is_told_by_its_cause() {
+        assert_eq!(board(&PI).throttling(), [("low voltage", true), ("throttling", true)]);
+        let before = Board { throttled: Some(0x50000), ..board(&PI) };
+        assert_eq!(before.throttling(), [("low voltage", false), ("throttling", false)]);
+        assert_eq!(Board { throttled: Some(0), ..before.clone() }.throttling(), []);
+        assert_eq!(Board { name: None, throttled: Some(7), ..before }.throttling(), [("heat", false)]);
     }
 
     #[test]

@@ -14,7 +14,7 @@ use super::mask_phase::MaskPhase;
 use super::observer::{Observer, Phase};
 use super::pass::{Answers, Network, estimate_statistics};
 use super::ranking;
-use super::report::{AdaptedBy, PhaseReport};
+use super::report::{AdaptedBy, GroupWidth, PhaseReport};
 use super::run::{Context, Job};
 use super::target::pass_config;
 use super::teacher_phase::TeacherPhase;
@@ -269,6 +269,7 @@ impl<'a> Stages<'a> {
             cost.macs,
             cost.params
         );
+        self.driver.observer.channels(&GroupWidth::all(groups, &keep));
         let mut phase = FineTunePhase::new(context.setting(), &small, &small_params, &adapted.answers)?;
         self.drive(Phase::FineTune, context.config.fine_tune.steps, &mut phase)?;
         self.note("batch-norm statistics of the student")?;

@@ -10,6 +10,7 @@ use clap::Args;
 use super::model_args::{ComputeArgs, ModelArgs};
 use super::output::{print, summary, table};
 use super::progress::Progress;
+use super::progress_file::Recorded;
 use super::run_args::RunArgs;
 use super::signals::stop_flag;
 use crate::adapt::latency::{LatencyTable, TableIdentity, default_path};
@@ -56,6 +57,9 @@ pub(super) struct AdaptArgs {
     /// Throw an existing checkpoint away
     #[arg(long)]
     restart: bool,
+    /// Append to this file how far the run is, one JSON object per line
+    #[arg(long, value_name = "FILE")]
+    progress: Option<PathBuf>,
     /// Print one JSON object instead of a table
     #[arg(long)]
     json: bool,
@@ -81,6 +85,7 @@ impl AdaptArgs {
         ];
         outputs.extend(self.adapted_out.as_ref().map(|path| ("--adapted-out", path)));
         outputs.extend(self.latency_table.as_ref().map(|path| ("--latency-table", path)));
+        outputs.extend(self.progress.as_ref().map(|path| ("--progress", path)));
         let mut inputs = vec![("--teacher", &self.teacher), ("--target", &self.target)];
         inputs.extend(self.source.as_ref().map(|path| ("--source", path)));
         check_outputs(&outputs, &inputs)?;
@@ -143,7 +148,8 @@ impl AdaptArgs {
             latency_table: latency_table.as_deref(),
             resume,
         };
-        let outcome = adapt::run(&job, &mut Progress::new())?;
+        let mut observer = Recorded::new(Progress::new(), self.progress.as_deref())?;
+        let outcome = adapt::run(&job, &mut observer)?;
         let written = write_outcome(&outcome, &self.out, self.adapted_out.as_deref(), &report_path)?;
         remove(&checkpoint)?;
         print(&if self.json { summary(&outcome.report).to_string() } else { table(&outcome.report) })?;

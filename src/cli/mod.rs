@@ -4,7 +4,9 @@ mod adapt;
 mod allocator;
 mod bench;
 mod config;
+mod daemon;
 mod demo;
+mod doctor;
 mod eval;
 mod export;
 mod inspect;
@@ -14,10 +16,12 @@ mod models;
 mod output;
 mod predict;
 mod progress;
+mod progress_file;
 mod quantize;
 mod run_args;
 mod serve;
 mod signals;
+mod status;
 
 use clap::{Parser, Subcommand};
 
@@ -61,7 +65,13 @@ enum Command {
     Bench(Box<bench::BenchArgs>),
     /// Serve models over HTTP, in the Open Inference Protocol
     Serve(Box<serve::ServeArgs>),
-    /// Print or check the configuration of `serve`
+    /// Serve, collect images, adapt to them and swap in the student: unattended
+    Daemon(daemon::DaemonArgs),
+    /// Show what the daemon is doing
+    Status(status::StatusArgs),
+    /// Look whether this board is fit to work: heat, clock, memory, folders; with advice
+    Doctor(doctor::DoctorArgs),
+    /// Print or check the configuration of `serve` and `daemon`
     Config(config::ConfigArgs),
     #[command(hide = true)]
     ColdStart(bench::ColdStartArgs),
@@ -85,6 +95,9 @@ impl Cli {
             Command::Models(args) => args.run(),
             Command::Bench(args) => args.run(),
             Command::Serve(args) => args.run(release_memory),
+            Command::Daemon(args) => args.run(release_memory),
+            Command::Status(args) => args.run(),
+            Command::Doctor(args) => args.run(),
             Command::Config(args) => args.run(),
             Command::ColdStart(args) => args.run(),
             Command::Demo(args) => args.run(),

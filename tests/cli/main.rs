@@ -2,7 +2,9 @@
 
 mod adapt;
 mod broken_images;
+mod daemon;
 mod demo;
+mod doctor;
 mod errors;
 mod export;
 mod gate;

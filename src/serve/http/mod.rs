@@ -42,6 +42,8 @@ pub struct Extras {
     pub on_image: Option<ImageHook>,
     /// What `/v1/status` says of adaptation; asked once for every answer, on a thread that may wait a little.
     pub status: Option<Arc<dyn Fn() -> serde_json::Value + Send + Sync>>,
+    /// Families that `/metrics` has besides the server's, in Prometheus' text format.
+    pub metrics: Option<Arc<dyn Fn() -> String + Send + Sync>>,
 }
 
 /// What all requests share.
@@ -51,6 +53,7 @@ pub struct App {
     live: RwLock<Arc<Live>>,
     on_image: Option<ImageHook>,
     status: Option<Arc<dyn Fn() -> serde_json::Value + Send + Sync>>,
+    more_metrics: Option<Arc<dyn Fn() -> String + Send + Sync>>,
     /// Memory for bodies, in KiB.
     body_memory: Arc<Semaphore>,
     /// One probe at a time, so that nobody floods an engine by asking whether it works.
@@ -95,6 +98,7 @@ impl App {
             live: RwLock::new(Arc::new(live)),
             on_image: extras.on_image.clone(),
             status: extras.status.clone(),
+            more_metrics: extras.metrics.clone(),
             probing: Mutex::default(),
             changing: Mutex::default(),
             looking: Mutex::default(),

@@ -6,7 +6,7 @@ mod configuration;
 mod dashboard;
 mod peers;
 mod protocol;
-mod server;
+pub mod server;
 mod soak;
 mod swap;
 mod tls;
