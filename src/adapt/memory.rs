@@ -13,8 +13,8 @@ const FIXED: u64 = (56 << 20) + DEFAULT_CACHE_BYTES as u64;
 const COPIES: u64 = 6;
 /// Batches of images: those being prepared, the one in use, and that one in the kernels' layout.
 const BATCHES: u64 = 5;
-/// Activations of the largest layer that are there at once besides those kept: its gradient, that of its input, and one
-/// that waits for a sum.
+/// Activations of a layer that are there at once besides those kept: its gradient, that of its input, and one that waits
+/// for a sum.
 const PASSING: u64 = 3;
 /// What the allocator holds in holes, one part in this.
 const HOLES: u64 = 8;
@@ -43,7 +43,7 @@ pub fn memory_plan(graph: &Graph, config: &AdaptConfig) -> Result<MemoryPlan> {
     let batch = config.batch_size as u64;
     let image = 4 * graph.shape(0).elements().max(trained.shape(0).elements());
     let constant = FIXED + COPIES * graph.cost().bytes + BATCHES * batch * image;
-    let per_image = (kept(trained) + PASSING * largest(trained)).max(PASSING * largest(graph));
+    let per_image = peak(trained).max(PASSING * largest(graph));
     let bytes = |parts: usize| constant + config.batch_size.div_ceil(parts) as u64 * (per_image + per_image / HOLES);
     let Some(limit) = config.memory_bytes else { return Ok(MemoryPlan { parts: 1, bytes: bytes(1) }) };
     let most = (config.batch_size / LEAST_IMAGES).max(1);
@@ -65,8 +65,20 @@ fn largest(graph: &Graph) -> u64 {
     (0..graph.nodes().len()).map(|id| graph.node_cost(id).activation_bytes).max().unwrap_or(0)
 }
 
-/// Bytes of one image's activations that a forward pass keeps for the backward pass: what kernels say they read again.
-fn kept(graph: &Graph) -> u64 {
+/// Most bytes of one image's activations at one time: the backward pass frees on its way what lies behind it, so at each
+/// node there is what was kept up to there, and what passes.
+fn peak(graph: &Graph) -> u64 {
+    let mut kept_so_far = 0;
+    let at = kept(graph).into_iter().enumerate().map(|(id, bytes)| {
+        kept_so_far += bytes;
+        kept_so_far + PASSING * graph.node_cost(id).activation_bytes
+    });
+    at.max().unwrap_or(0)
+}
+
+/// For each node, bytes of one image's output that a forward pass keeps for the backward pass: what kernels say they read
+/// again.
+fn kept(graph: &Graph) -> Vec<u64> {
     let (nodes, consumers) = (graph.nodes(), graph.consumers());
     // An activation computed with what is in front of it has no memory of its own.
     let fused = |id: NodeId| match (&nodes[id].op, &consumers[id][..]) {
@@ -101,7 +113,7 @@ fn kept(graph: &Graph) -> u64 {
         let is_alias = matches!(nodes[id].op, Op::Activation { .. }) && fused(nodes[id].inputs[0]).is_some();
         !is_alias && (reads_output || readers.iter().any(reads_input))
     };
-    (0..nodes.len()).filter(|&id| is_kept(id)).map(|id| graph.node_cost(id).activation_bytes).sum()
+    (0..nodes.len()).map(|id| if is_kept(id) { graph.node_cost(id).activation_bytes } else { 0 }).collect()
 }
 
 #[cfg(test)]
@@ -129,7 +141,7 @@ mod tests {
         b.classifier("fc", 2, x);
         let graph = b.finish().unwrap();
         // The image, both convolutions' outputs and what the second reads; the classifier reads three means.
-        assert_eq!(kept(&graph), 4 * (2 * 16 + 3 * 3 * 16 + 3));
+        assert_eq!(kept(&graph).iter().sum::<u64>(), 4 * (2 * 16 + 3 * 3 * 16 + 3));
     }
 
     #[test]
