@@ -7,7 +7,7 @@ use super::cycle::{Cycle, Doing};
 use super::status::Phase;
 
 /// Ends without progress before a run is given up.
-const MOST_CRASHES: u32 = 3;
+const MOST_CRASHES: u32 = 5;
 
 impl Cycle {
     /// Pauses, continues or stops the adaptation, and takes note of its end.

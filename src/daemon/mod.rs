@@ -102,6 +102,8 @@ pub fn run(serve: &ServeConfig, config: DaemonConfig, orders: &Receiver<Order>, 
     let mut supervisor = Supervisor::from_environment();
     cycle.asker.probe(FIRST)?;
     supervisor.ready();
+    // Before an image comes in, so that its answer counts as this version's.
+    cycle.follow(false);
     let intake = Intake::start(&shared, &folders, asker()?, images)?;
     loop {
         match orders.recv_timeout(TICK) {
