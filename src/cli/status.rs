@@ -52,7 +52,8 @@ impl StatusArgs {
 fn ask(serve: &ServeConfig) -> Result<Value> {
     if let Some(socket) = &serve.socket {
         let path: &Path = socket.as_ref();
-        let stream = UnixStream::connect(path).map_err(|e| Error::io("ask the daemon at", path, e))?;
+        let stream = UnixStream::connect(path)
+            .map_err(|e| Error::io("reach a daemon there (see --config, --listen)", path, e))?;
         let limited = stream.set_read_timeout(Some(PATIENCE)).and_then(|()| stream.set_write_timeout(Some(PATIENCE)));
         return limited.map_err(|e| Error::io("ask", path, e)).and_then(|()| exchange(stream, path, serve));
     }
@@ -62,8 +63,8 @@ fn ask(serve: &ServeConfig) -> Result<Value> {
         return Err(Error::Config(format!("serve.tls_certificate: {reason}")));
     }
     let name = PathBuf::from(address.to_string());
-    let stream =
-        TcpStream::connect_timeout(&address, PATIENCE).map_err(|e| Error::io("ask the daemon at", &name, e))?;
+    let stream = TcpStream::connect_timeout(&address, PATIENCE)
+        .map_err(|e| Error::io("reach a daemon there (see --config, --listen)", &name, e))?;
     let limited = stream.set_read_timeout(Some(PATIENCE)).and_then(|()| stream.set_write_timeout(Some(PATIENCE)));
     limited.map_err(|e| Error::io("ask", &name, e)).and_then(|()| exchange(stream, &name, serve))
 }

@@ -130,6 +130,19 @@ pub struct WatchConfig {
     pub min_agreement: f64,
 }
 
+/// Arguments of `secateur adapt` that the daemon gives.
+const OWN: [&str; 9] = [
+    "--teacher",
+    "--target",
+    "--out",
+    "--report",
+    "--progress",
+    "--threads",
+    "--checkpoint-every",
+    "--resume",
+    "--restart",
+];
+
 impl DaemonConfig {
     /// The sections with their defaults and what every key means.
     pub const DOCUMENTED: &'static str = include_str!("daemon.toml");
@@ -182,6 +195,10 @@ impl DaemonConfig {
         }
         if adapt.budget.split_whitespace().count() != 1 {
             return refuse("adapt.budget", format!("expected one such as channels=0.5, got {:?}", adapt.budget));
+        }
+        let mut names = adapt.arguments.split_whitespace().filter_map(|argument| argument.split('=').next());
+        if let Some(own) = names.find(|name| OWN.contains(name)) {
+            return refuse("adapt.arguments", format!("expected none that the daemon gives itself, got {own}"));
         }
         if daemon.folder.as_os_str().is_empty() {
             return refuse("daemon.folder", "expected a folder, got \"\"".to_string());
@@ -267,6 +284,7 @@ mod tests {
         assert!(refused(|c| c.guard.cool_celsius = 80.0).contains("guard.cool_celsius"));
         assert!(refused(|c| c.trigger.min_images = 3000).contains("expected 8 to 2000, got 3000"));
         assert!(refused(|c| c.adapt.budget = "a --no-prune".into()).contains("adapt.budget"));
+        assert!(refused(|c| c.adapt.arguments = "--lr-scale 2 --out=/etc/x".into()).ends_with("got --out"));
     }
 
     #[test]

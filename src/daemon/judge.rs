@@ -84,11 +84,15 @@ impl Cycle {
         retain(&self.folders, self.config.daemon.keep_runs);
     }
 
-    /// Removes old versions, but never the teacher, what serves, or what would serve next.
+    /// Removes old versions, but never the teacher, what serves, or what would serve next. Those that were accepted and
+    /// the others are counted apart, so that many bad ones do not push a good one out.
     fn retain_versions(&mut self) {
         let name = self.name().clone();
         let Ok(numbers) = self.store.numbers(&name) else { return };
-        let mut spared: Vec<Version> = numbers.iter().rev().take(self.config.daemon.keep_versions).copied().collect();
+        let keep = self.config.daemon.keep_versions;
+        let (good, others): (Vec<Version>, Vec<Version>) =
+            numbers.iter().rev().partition(|version| self.state.accepted.contains(version));
+        let mut spared: Vec<Version> = good.into_iter().take(keep).chain(others.into_iter().take(keep)).collect();
         spared.extend(self.state.teacher.map(|record| record.version));
         spared.extend(self.state.current);
         spared.extend(self.store.candidates(&name).unwrap_or_default().into_iter().take(2));

@@ -91,7 +91,7 @@ impl Cycle {
         state.back_off(self.config.adapt.backoff_first_s, self.config.adapt.backoff_most_s);
         let given_up = state.crashes >= MOST_CRASHES;
         let id = self.run.as_ref().map_or("", |run| run.id.as_str());
-        state.happened("adaptation failed", format!("run={id} given_up={given_up} reason={why:?}"));
+        state.went_wrong("adaptation failed", format!("run={id} given_up={given_up} reason={why:?}"));
         if given_up {
             self.finish_run();
         }

@@ -35,7 +35,7 @@ use std::fs::{File, TryLockError};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 pub use config::{
     ChildConfig, DaemonConfig, General, GuardConfig, IntakeConfig, Scheduling, TriggerConfig, WatchConfig,
@@ -53,6 +53,8 @@ use crate::serve::{Extras, Metrics, Registry, Repository, ServeConfig, Server, S
 use crate::store::Store;
 use crate::{Error, Result};
 
+/// How long a daemon that was killed may take to be gone.
+const DYING: Duration = Duration::from_secs(1);
 /// How often decisions are made.
 const TICK: Duration = Duration::from_millis(200);
 /// How long the first inference may take.
@@ -159,7 +161,13 @@ fn reload(cycle: &mut Cycle, server: &ServerHandle, (serve, config): (ServeConfi
 fn lock(folder: &Path) -> Result<File> {
     let fail = |e| Error::io("lock", folder, e);
     let file = File::open(folder).map_err(fail)?;
-    match file.try_lock() {
+    let begun = Instant::now();
+    let mut locked = file.try_lock();
+    while matches!(locked, Err(TryLockError::WouldBlock)) && begun.elapsed() < DYING {
+        std::thread::sleep(Duration::from_millis(20));
+        locked = file.try_lock();
+    }
+    match locked {
         Err(TryLockError::WouldBlock) => {
             Err(Error::Overloaded(format!("{}: another daemon keeps its things here", folder.display())))
         }

@@ -138,7 +138,16 @@ impl State {
 
     /// Logs an event and remembers it.
     pub fn happened(&mut self, event: &str, detail: String) {
-        log::info!("{event} {detail}");
+        self.note(log::Level::Info, event, detail);
+    }
+
+    /// Warns of an event and remembers it.
+    pub fn went_wrong(&mut self, event: &str, detail: String) {
+        self.note(log::Level::Warn, event, detail);
+    }
+
+    fn note(&mut self, level: log::Level, event: &str, detail: String) {
+        log::log!(level, "{event} {detail}");
         self.history.push_back(Event { at: clock::rfc3339(clock::unix_s()), event: event.to_string(), detail });
         while self.history.len() > MOST_EVENTS {
             self.history.pop_front();

@@ -156,17 +156,37 @@ impl Drop for Adaptation {
     }
 }
 
-/// The last lines of a run's log, for a reason why it failed.
+/// Why a run failed, by its log: the last line that tells of an error, else the last one.
 pub fn last_line(log: &Path) -> String {
     let bytes = std::fs::read(log).unwrap_or_default();
     let text = String::from_utf8_lossy(bytes.get(bytes.len().saturating_sub(2000)..).unwrap_or_default()).into_owned();
-    text.lines().rfind(|line| !line.trim().is_empty()).unwrap_or("no log").trim().to_string()
+    let tells = |line: &&str| line.starts_with("error:") || line.contains(" ERROR] ");
+    let line = text.lines().rfind(tells).or_else(|| text.lines().rfind(|line| !line.trim().is_empty()));
+    line.unwrap_or("no log").trim().to_string()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use std::os::unix::process::ExitStatusExt;
+
+    #[test]
+    fn the_reason_of_a_failure_is_the_line_that_tells_of_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let log = folder.path().join("adapt.log");
+        for (text, reason) in [
+            (
+                "error: unexpected argument '--nonsense' found\n\nUsage: x\n\nFor more information, try '--help'.\n",
+                "error: unexpected argument '--nonsense' found",
+            ),
+            ("[t ERROR] x: damaged\n", "[t ERROR] x: damaged"),
+            ("[t INFO ] one\n[t INFO ] two\n\n", "[t INFO ] two"),
+            ("", "no log"),
+        ] {
+            std::fs::write(&log, text).unwrap();
+            assert_eq!(last_line(&log), reason);
+        }
+    }
 
     #[test]
     fn exit_statuses_have_meanings() {

@@ -175,7 +175,9 @@ impl Worker {
             most_bytes: config.intake.quarantine_bytes,
         };
         let to = quarantine.put(path)?;
-        log::warn!("image quarantined path={} to={} reason={reason}", path.display(), to.display());
+        // Names are whatever the inbox is given, line breaks too.
+        let shown = |path: &Path| path.display().to_string().escape_debug().to_string();
+        log::warn!("image quarantined path={} to={} reason={reason}", shown(path), shown(&to));
         self.shared.quarantined.fetch_add(1, Ordering::Relaxed);
         Ok(Taken::Gone)
     }

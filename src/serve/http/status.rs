@@ -15,7 +15,7 @@ use super::repository::beside_requests;
 use super::response::json_response;
 use crate::Result;
 use crate::board::{Board, available_bytes, resident_bytes};
-use crate::serve::error::{Code, Refusal};
+use crate::serve::error::Refusal;
 use crate::serve::models::{Repository, Served, Unanswered, Versions};
 use crate::serve::time::rfc3339;
 use crate::store::{Manifest, ModelName, Version};
@@ -33,7 +33,7 @@ pub(super) async fn status(State(app): State<Arc<App>>) -> Result<Response, Refu
     }
     let adaptation = app.status.clone();
     let answer = beside_requests(&app, move |repository| {
-        let models = models(repository, &ready).map_err(|e| Refusal::new(Code::Unavailable, e.to_string()))?;
+        let models = models(repository, &ready);
         Ok(json!({
             "server": {
                 "version": env!("CARGO_PKG_VERSION"),
@@ -51,20 +51,21 @@ async fn answers(app: &App, served: &Served) -> bool {
     served.silence() < FRESH || matches!(probe(app, served).await, Ok(()) | Err(Unanswered::Retired))
 }
 
-fn models(repository: &Repository, ready: &BTreeMap<ModelName, bool>) -> Result<Vec<Value>> {
+fn models(repository: &Repository, ready: &BTreeMap<ModelName, bool>) -> Vec<Value> {
     let describe = |name: &ModelName| {
         let served = repository.registry().get(name.as_str());
         let active = served.as_ref().map(|served| served.version);
-        let stored = repository.versions(name)?;
+        // A store that is gone for a while hides nothing of what serves.
+        let stored = repository.versions(name).ok().flatten();
         let metrics = repository.registry().metrics().model(name);
         let recent = metrics.recent.quantiles([0.5, 0.99]).map(|all| all.map(|d| d.as_secs_f64() * 1e3));
         let (classes, predictions) = served.as_ref().map(|served| classes(served)).unwrap_or_default();
-        Ok(json!({
+        json!({
             "name": name,
             "active": active,
             "ready": ready.get(name).is_some_and(|ready| *ready),
             "store_active": stored.as_ref().and_then(|stored| stored.active),
-            "rollback_to": stored.as_ref().and_then(|stored| stored.earlier.first()),
+            "rollback_to": stored.as_ref().and_then(Versions::rollback_to),
             "versions": stored.map_or_else(Vec::new, |stored| versions(&stored, active)),
             "latency_ms": { "p50": recent.map(|[p50, _]| p50), "p99": recent.map(|[_, p99]| p99) },
             "requests": metrics.answered.get(),
@@ -72,9 +73,10 @@ fn models(repository: &Repository, ready: &BTreeMap<ModelName, bool>) -> Result<
             "overloaded": metrics.overloaded.get(),
             "predictions": predictions,
             "classes": classes,
-        }))
+        })
     };
-    repository.models()?.iter().map(describe).collect()
+    let served = || repository.registry().all().into_iter().map(|served| served.name.clone()).collect();
+    repository.models().unwrap_or_else(|_| served()).iter().map(describe).collect()
 }
 
 /// The classes that were predicted, the most frequent first, and the number of all predictions.

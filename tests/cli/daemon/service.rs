@@ -67,5 +67,5 @@ fn mistakes_are_named_before_anything_starts() {
         board.configure(&[change]);
         board.place.run("daemon --config config.toml").fails_naming(&[part]);
     }
-    board.place.run("status --listen 127.0.0.1:9").fails_naming(&["127.0.0.1:9: cannot ask the daemon at"]);
+    board.place.run("status --listen 127.0.0.1:9").fails_naming(&["127.0.0.1:9: cannot reach a daemon there"]);
 }

@@ -15,6 +15,14 @@ pub struct Versions {
     pub all: Vec<(Version, Result<Manifest>)>,
 }
 
+impl Versions {
+    /// The latest earlier version that is there and whole by its manifest.
+    pub fn rollback_to(&self) -> Option<Version> {
+        let is_there = |version: &Version| self.all.iter().any(|(v, manifest)| v == version && manifest.is_ok());
+        self.earlier.iter().copied().find(is_there)
+    }
+}
+
 impl Repository {
     /// Every model that is served or could be, in order.
     ///
