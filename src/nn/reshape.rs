@@ -85,10 +85,10 @@ impl Tape {
         self.apply(Move::PadChannels(before, after), &[x])
     }
 
-    /// See [`concat`].
+    /// See [`concat()`].
     ///
     /// # Errors
-    /// As [`concat`].
+    /// As [`concat()`].
     pub fn concat(&mut self, xs: &[&Value]) -> Result<Value> {
         self.apply(Move::Concat, xs)
     }
