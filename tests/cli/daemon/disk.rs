@@ -32,7 +32,7 @@ fn on_small_disk(board: &Board, size: &str) -> Option<Serving> {
     }
     let script = format!(
         "mount -t tmpfs -o size={size} none daemon || exit {NO_MOUNT}\n\
-         (while ! [ -e read-only ]; do sleep 0.1; done; mount -o remount,ro none daemon) &\n\
+         (while [ -d arriving ]; do [ -e read-only ] && exec mount -o remount,ro none daemon; sleep 0.1; done) &\n\
          exec \"$0\" daemon --config config.toml"
     );
     Some(Serving::spawn(unshared(&script), "daemon on a small disk".into()))
