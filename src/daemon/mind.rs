@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::child::{Ended, last_line};
+use super::child::{Ended, failure_reason};
 use super::cycle::{Cycle, Doing};
 use super::status::Phase;
 
@@ -78,7 +78,7 @@ impl Cycle {
                 self.failed(&why, furthest)
             }
             Ended::Accepted | Ended::Refused => self.failed("it left no report", furthest),
-            Ended::Failed(code) => self.failed(&format!("exit code {code}: {}", last_line(&log)), furthest),
+            Ended::Failed(code) => self.failed(&format!("exit code {code}: {}", failure_reason(&log)), furthest),
         }
     }
 
