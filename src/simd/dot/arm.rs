@@ -56,7 +56,7 @@ const LINE: usize = 64;
 
 /// Widening multiply-add: what every AArch64 processor has.
 #[derive(Clone, Copy)]
-pub(in crate::engine) struct NeonLong(int32x4_t);
+pub(crate) struct NeonLong(int32x4_t);
 
 // SAFETY of every call: Advanced SIMD is in the baseline; pointers are the caller's.
 impl Dot for NeonLong {
@@ -127,7 +127,7 @@ impl FourGroups for NeonLong {
 
 /// `sdot`, Armv8.2 with the dot product extension.
 #[derive(Clone, Copy)]
-pub(in crate::engine) struct NeonDot(int32x4_t);
+pub(crate) struct NeonDot(int32x4_t);
 
 // SAFETY of every call: as the trait's contract.
 impl Dot for NeonDot {
