@@ -178,3 +178,6 @@ fn lock(folder: &Path) -> Result<File> {
         _ => Ok(file),
     }
 }
+
+#[cfg(test)]
+mod lines;

@@ -53,7 +53,8 @@ fn teacher(config: &DaemonConfig) -> Finding {
     if path.as_os_str().is_empty() {
         return Finding::good("teacher", "none named, so the store must have a version");
     }
-    match resolve(path).and_then(|(file, _)| std::fs::File::open(&file).map_err(|e| crate::Error::io("read", file, e))) {
+    match resolve(path).and_then(|(file, _)| std::fs::File::open(&file).map_err(|e| crate::Error::io("read", file, e)))
+    {
         Ok(_) => Finding::good("teacher", format!("{}: can be read", path.display())),
         Err(error) => Finding::good("teacher", error.to_string()).problem("name another one in daemon.teacher"),
     }
@@ -127,7 +128,11 @@ mod tests {
         let place = tempfile::tempdir().unwrap();
         let path = |name: &str| place.path().join(name).display().to_string();
         fs::write(path("token"), "0123456789abcdef").unwrap();
-        assert_eq!(level("token", &format!("[serve]\ntoken_file = {:?}", path("token"))), Level::Problem, "others read it");
+        assert_eq!(
+            level("token", &format!("[serve]\ntoken_file = {:?}", path("token"))),
+            Level::Problem,
+            "others read it"
+        );
         assert_eq!(level("token", "[serve]\nlisten = \"0.0.0.0:8000\""), Level::Advice);
         assert_eq!(level("token", ""), Level::Good);
         assert_eq!(level("teacher", &format!("[daemon]\nteacher = {:?}", path("none"))), Level::Problem);

@@ -78,9 +78,7 @@ impl Shared {
     /// Goes on counting from what an earlier process had counted.
     pub fn count_from(&self, before: &ImageTotals) {
         let ImageTotals { kept, duplicates, quarantined, evicted } = *before;
-        for (count, before) in
-            [(&self.kept, kept), (&self.duplicates, duplicates), (&self.quarantined, quarantined)]
-        {
+        for (count, before) in [(&self.kept, kept), (&self.duplicates, duplicates), (&self.quarantined, quarantined)] {
             count.fetch_add(before, Ordering::Relaxed);
         }
         self.reservoir().evicted += evicted;

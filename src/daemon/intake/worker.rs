@@ -63,8 +63,7 @@ impl Worker {
 
     /// Works until the intake ends.
     pub fn work(&mut self, uploads: &Receiver<(Bytes, usize)>) {
-        let (mut scan_at, mut sum_at, mut summed) =
-            (Instant::now(), Instant::now() + SUM_EVERY, self.shared.counts());
+        let (mut scan_at, mut sum_at, mut summed) = (Instant::now(), Instant::now() + SUM_EVERY, self.shared.counts());
         while !self.shared.stop.load(Ordering::Relaxed) {
             if Instant::now() >= scan_at {
                 scan_at = Instant::now() + self.scan();
