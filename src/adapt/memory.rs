@@ -156,7 +156,7 @@ mod tests {
             last = plan;
         }
         assert!(last.parts > 1);
-        let message = memory_plan(&graph, &config(&graph, Some(1 << 20))).unwrap_err().to_string();
+        let message = memory_plan(&graph, &config(&graph, Some(1_000_000))).unwrap_err().to_string();
         assert!(message.contains("memory: expected at least") && message.contains("got 1MB"), "{message}");
     }
 }

@@ -86,7 +86,7 @@ fn names_may_be_anything_and_what_is_no_file_is_left_alone_and_told() {
 fn what_was_counted_survives_a_restart() {
     let board = Board::new(&[("trigger", "new_images", "0")]);
     let copy = |to: &str| board.place.write(&format!("daemon/inbox/{to}"), board.place.bytes("images/ring/00.png"));
-    (copy("a.png"), copy("b.png"));
+    ["a.png", "b.png"].into_iter().for_each(copy);
     board.place.write("daemon/inbox/c.png", "broken");
     let counts = |server: &Serving| {
         let images = &status(server)["images"];
