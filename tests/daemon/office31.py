@@ -215,7 +215,7 @@ def main():
             elif load.state == "adapting":
                 load.state = now["state"]
             if len(killed) < given.kills and time.time() - begun >= moments[len(killed)]:
-                phase = (now["run"] or {}).get("phase", now["state"])
+                phase = (now["run"] or {}).get("phase") or now["state"]
                 what = daemon.kill(len(killed), body)
                 killed.append([what, phase])
                 print(f"{time.time() - begun:8.0f} s  killed {what} during {phase}", file=sys.stderr, flush=True)
