@@ -137,7 +137,8 @@ impl Driver<'_> {
             report.wall_s = earlier_s + begun.elapsed().as_secs_f64();
             self.observer.step(phase, step, &metrics);
             let stop = self.safety.stop.load(Ordering::Relaxed);
-            if stop || saved.elapsed() >= self.safety.every {
+            // After the last step, too: what follows may take long, and there is nothing in it to save.
+            if stop || step + 1 == range.end || saved.elapsed() >= self.safety.every {
                 self.save(phase, step + 1, work, &loaders, &report)?;
                 saved = Instant::now();
             }

@@ -29,7 +29,7 @@ mod trial;
 pub use config::{AdaptConfig, FineTuneConfig, MaskConfig, SoftMask, TeacherConfig};
 pub use drive::Safety;
 pub use int8::{Int8Outcome, calibrate_int8, int8_gate};
-pub use measure::{latencies_ms, peak_rss_mb};
+pub use measure::{latencies_ms, peak_rss_bytes, peak_rss_mb};
 pub use memory::{MemoryPlan, memory_plan};
 pub use observer::{Metrics, Observer, Phase, Silent};
 pub use page::{NO_LOSSES, page};
