@@ -34,7 +34,7 @@ pub use memory::{MemoryPlan, memory_plan};
 pub use observer::{Metrics, Observer, Phase, Silent};
 pub use page::{NO_LOSSES, page};
 pub use pass::{Answers, Network, PassConfig, answer, answer_by};
-pub use report::{AdaptedBy, GroupWidth, LatencyFigures, ModelFigures, PhaseReport, Report};
+pub use report::{AdaptedBy, CandidateFigures, GroupWidth, LatencyFigures, ModelFigures, PhaseReport, Report};
 pub use run::{Job, Outcome, run};
 pub use target::ImageSet;
 pub use trial::{StepKind, trial};

@@ -189,6 +189,7 @@ fn finish(
         teacher_gate: adapted.verdict.clone(),
         int8: int8.as_ref().map(|outcome| outcome.verdict.clone()),
         adapted_by: adapted.by,
+        candidates: stages.candidate_figures().to_vec(),
         images: ImageCounts {
             train: context.train.len(),
             held_out: context.held.len(),
