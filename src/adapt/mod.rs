@@ -31,12 +31,12 @@ pub use config::{AdaptConfig, FineTuneConfig, MaskConfig, SoftMask, TeacherConfi
 pub use drive::Safety;
 pub use forecast::{Forecast, forecast};
 pub use int8::{Int8Outcome, calibrate_int8, int8_gate};
-pub use measure::{latencies_ms, peak_rss_mb};
+pub use measure::{latencies_ms, peak_rss_bytes, peak_rss_mb};
 pub use memory::{MemoryPlan, memory_plan};
 pub use observer::{Metrics, Observer, Phase, Silent};
 pub use page::{NO_LOSSES, page};
 pub use pass::{Answers, Network, PassConfig, answer, answer_by};
-pub use report::{AdaptedBy, GroupWidth, LatencyFigures, ModelFigures, PhaseReport, Report};
+pub use report::{AdaptedBy, CandidateFigures, GroupWidth, LatencyFigures, ModelFigures, PhaseReport, Report};
 pub use run::{Job, Outcome, run};
 pub use target::ImageSet;
 pub use trial::{StepKind, trial};

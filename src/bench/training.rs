@@ -31,11 +31,11 @@ pub struct TrainingSpeed {
     pub expected_images_per_s: f64,
     /// Parts that a batch went through the network in.
     pub parts: usize,
-    /// Most memory a run was expected to take, in MiB.
+    /// Most memory a run was expected to take, in MB.
     pub planned_mb: u64,
-    /// Memory these steps were expected to take, in MiB.
+    /// Memory these steps were expected to take, in MB.
     pub expected_mb: u64,
-    /// Most memory this process held, in MiB.
+    /// Most memory this process held, in MB.
     pub peak_rss_mb: u64,
     /// Steps measured.
     pub steps: usize,
@@ -68,6 +68,7 @@ pub fn training_speed(
     let [_, height, width] = model.graph.input_shape();
     let [height, width] = config.augment.train_size.unwrap_or([height, width]);
     let steps = steps.next_multiple_of(2);
+    config.train.check(&model.graph)?;
     let plan = memory_plan(&model.graph, config)?;
     let expected = forecast(model, config, device)?;
     let times = trial(kind, model, config, WARM_UPS + steps, device)?;
@@ -81,8 +82,8 @@ pub fn training_speed(
         images_per_s: config.batch_size as f64 / mean,
         expected_images_per_s: expected.images_per_s,
         parts: plan.parts,
-        planned_mb: plan.bytes >> 20,
-        expected_mb: plan.step_bytes >> 20,
+        planned_mb: plan.bytes / 1_000_000,
+        expected_mb: plan.step_bytes / 1_000_000,
         peak_rss_mb: peak_rss_mb(),
         steps,
         step_ms: mean * 1e3,
