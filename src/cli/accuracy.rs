@@ -88,8 +88,8 @@ impl AccuracyArgs {
                 results.add(self.attempt(trial, task.unwrap_or(&tasks[0]), &stop)?)?;
             }
             let title = format!("secateur bench accuracy: {}", self.suite);
-            write_bytes_atomic(&self.out.join("results.md"), markdown(results.outcomes()).as_bytes())?;
-            write_bytes_atomic(&self.out.join("results.html"), page(&title, results.outcomes()).as_bytes())?;
+            write_bytes_atomic(self.out.join("results.md"), markdown(results.outcomes()).as_bytes())?;
+            write_bytes_atomic(self.out.join("results.html"), page(&title, results.outcomes()).as_bytes())?;
         }
         if self.json {
             return results.outcomes().iter().try_for_each(|outcome| print(&serde_json::json!(outcome).to_string()));
