@@ -3,7 +3,7 @@
 use std::mem::MaybeUninit;
 
 use super::Geometry;
-use super::window::{Tap, Window};
+use super::window::Window;
 use crate::nn::host::{add_up, build_whole_rows, partials};
 use crate::nn::simd::{Element, simd_fn};
 
@@ -177,59 +177,18 @@ fn correlate_body<T: Element, const FMA: bool>(
     sum: &mut [T],
 ) {
     let [height, width] = window.source;
-    for taps in window.taps.chunk_by(|a, b| a.offset[0] == b.offset[0]) {
-        let y = (row * window.stride[0]) as isize + taps[0].offset[0];
+    for tap in &window.taps {
+        let y = (row * window.stride[0]) as isize + tap.offset[0];
         if y < 0 || y >= height as isize {
             continue;
         }
-        let lines = [&x[y as usize * width * channels..][..width * channels], dy];
-        match taps {
-            [a, b, c] => kernel_row::<T, 3, FMA>(window, [*a, *b, *c], lines, channels, sum),
-            [a, b, c, d, e] => kernel_row::<T, 5, FMA>(window, [*a, *b, *c, *d, *e], lines, channels, sum),
-            _ => taps.iter().for_each(|tap| kernel_row::<T, 1, FMA>(window, [*tap], lines, channels, sum)),
-        }
-    }
-}
-
-/// The share of `K` taps side by side, whose sums stay in registers along the line.
-#[inline(always)]
-fn kernel_row<T: Element, const K: usize, const FMA: bool>(
-    window: &Window,
-    taps: [Tap; K],
-    [x, dy]: [&[T]; 2],
-    channels: usize,
-    sum: &mut [T],
-) {
-    let inside = taps.map(|tap| window.inside(1, tap.offset[1]));
-    let all = inside.iter().fold(0..window.target[1], |all, r| all.start.max(r.start)..all.end.min(r.end));
-    let at = |column: usize, tap: Tap| ((column * window.stride[1]) as isize + tap.offset[1]) as usize * channels;
-    let mut c = 0;
-    while c + LANES <= channels {
-        let mut acc = [[T::ZERO; LANES]; K];
-        for column in all.clone() {
-            let dy = &dy[column * channels + c..][..LANES];
-            for (acc, tap) in acc.iter_mut().zip(taps) {
-                let x = &x[at(column, tap) + c..][..LANES];
-                for i in 0..LANES {
-                    acc[i] = x[i].fma::<FMA>(dy[i], acc[i]);
-                }
-            }
-        }
-        for (acc, tap) in acc.iter().zip(taps) {
-            let sum = &mut sum[tap.index * channels + c..][..LANES];
-            for i in 0..LANES {
-                sum[i] += acc[i];
-            }
-        }
-        c += LANES;
-    }
-    // Edges, where not every tap reads inside, and the last channels.
-    for (tap, inside) in taps.into_iter().zip(inside) {
+        let line = &x[y as usize * width * channels..][..width * channels];
         let sum = &mut sum[tap.index * channels..][..channels];
-        for column in inside {
-            let first = if all.contains(&column) { c } else { 0 };
-            let (x, dy) = (&x[at(column, tap)..][first..channels], &dy[column * channels..][first..channels]);
-            for ((sum, x), dy) in sum[first..].iter_mut().zip(x).zip(dy) {
+        for column in window.inside(1, tap.offset[1]) {
+            let at = (column * window.stride[1]) as isize + tap.offset[1];
+            let x = &line[at as usize * channels..][..channels];
+            let dy = &dy[column * channels..][..channels];
+            for ((sum, x), dy) in sum.iter_mut().zip(x).zip(dy) {
                 *sum = x.fma::<FMA>(*dy, *sum);
             }
         }
