@@ -176,8 +176,8 @@ mod x86 {
     #[allow(clippy::wildcard_imports, reason = "the intrinsics' names carry their own prefix")]
     use std::arch::x86_64::*;
 
-    use super::super::x86::{Avx2, Avx512};
     use super::Dot;
+    use crate::simd::{Avx2, Avx512};
 
     macro_rules! dot {
         ($(#[$doc:meta])* $name:ident, $register:ident, $lanes:literal, $float:ident, $load:ident,
