@@ -25,6 +25,7 @@ pub mod plot;
 pub mod prune;
 pub mod rng;
 pub mod serve;
+mod simd;
 pub mod store;
 pub mod timing;
 pub mod weights;

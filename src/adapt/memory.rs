@@ -9,6 +9,12 @@ use crate::{Error, Result};
 
 /// The program itself, and decoded images.
 const FIXED: u64 = (56 << 20) + DEFAULT_CACHE_BYTES as u64;
+/// The program itself, where it does nothing but train.
+const PROGRAM: u64 = 40 << 20;
+/// Copies of the parameters in a training step: of those of a run, all but the adapted teacher.
+const STEP_COPIES: u64 = COPIES - 1;
+/// Batches of images in a training step: the one in use, and that one in the kernels' layout.
+const STEP_BATCHES: u64 = 2;
 /// Copies of the parameters: teacher, adapted teacher, variables, momentum, gradients, and one being made.
 const COPIES: u64 = 6;
 /// Batches of images: those being prepared, the one in use, and that one in the kernels' layout.
@@ -24,8 +30,10 @@ const HOLES: u64 = 8;
 pub struct MemoryPlan {
     /// Parts that a batch goes through the network in.
     pub parts: usize,
-    /// Most bytes the process is expected to hold.
+    /// Most bytes the process may come to hold in any phase, all that can add to it counted in.
     pub bytes: u64,
+    /// Bytes that a process which takes training steps and nothing else is expected to hold at its peak.
+    pub step_bytes: u64,
 }
 
 /// The fewest parts with which a run on `graph` stays within `config.memory_bytes`; one part without a limit.
@@ -45,7 +53,12 @@ pub fn memory_plan(graph: &Graph, config: &AdaptConfig) -> Result<MemoryPlan> {
     let constant = FIXED + COPIES * graph.cost().bytes + BATCHES * batch * image;
     let per_image = peak(trained).max(PASSING * largest(graph));
     let bytes = |parts: usize| constant + config.batch_size.div_ceil(parts) as u64 * (per_image + per_image / HOLES);
-    let Some(limit) = config.memory_bytes else { return Ok(MemoryPlan { parts: 1, bytes: bytes(1) }) };
+    let plan = |parts: usize| {
+        let step_constant = PROGRAM + STEP_COPIES * graph.cost().bytes + STEP_BATCHES * batch * image;
+        let step_bytes = step_constant + config.batch_size.div_ceil(parts) as u64 * per_image;
+        MemoryPlan { parts, bytes: bytes(parts), step_bytes }
+    };
+    let Some(limit) = config.memory_bytes else { return Ok(plan(1)) };
     let most = (config.batch_size / LEAST_IMAGES).max(1);
     let parts = (1..=most).find(|&parts| bytes(parts) <= limit).ok_or_else(|| {
         let megabytes = |bytes: u64| bytes.div_ceil(1_000_000);
@@ -57,7 +70,7 @@ pub fn memory_plan(graph: &Graph, config: &AdaptConfig) -> Result<MemoryPlan> {
             megabytes(limit)
         ))
     })?;
-    Ok(MemoryPlan { parts, bytes: bytes(parts) })
+    Ok(plan(parts))
 }
 
 /// Bytes of one image's largest activation.

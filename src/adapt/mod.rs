@@ -8,6 +8,7 @@ mod checkpoint;
 mod config;
 mod drive;
 mod finetune_phase;
+mod forecast;
 pub mod gate;
 mod int8;
 pub mod latency;
@@ -28,6 +29,7 @@ mod trial;
 
 pub use config::{AdaptConfig, FineTuneConfig, MaskConfig, SoftMask, TeacherConfig};
 pub use drive::Safety;
+pub use forecast::{Forecast, forecast};
 pub use int8::{Int8Outcome, calibrate_int8, int8_gate};
 pub use measure::{latencies_ms, peak_rss_bytes, peak_rss_mb};
 pub use memory::{MemoryPlan, memory_plan};

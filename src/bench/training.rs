@@ -6,7 +6,7 @@ use candle_core::Device;
 use serde::{Deserialize, Serialize};
 
 use crate::Result;
-use crate::adapt::{AdaptConfig, StepKind, memory_plan, peak_rss_mb, trial};
+use crate::adapt::{AdaptConfig, StepKind, forecast, memory_plan, peak_rss_mb, trial};
 use crate::model::Teacher;
 
 /// Steps before measuring. The adversary moves every second step, so both numbers are even.
@@ -27,11 +27,15 @@ pub struct TrainingSpeed {
     pub threads: usize,
     /// Throughput over all measured steps.
     pub images_per_s: f64,
+    /// Throughput of a plain step as [`forecast`] tells it beforehand.
+    pub expected_images_per_s: f64,
     /// Parts that a batch went through the network in.
     pub parts: usize,
-    /// Most memory a run was expected to take, in MiB.
+    /// Most memory a run was expected to take, in MB.
     pub planned_mb: u64,
-    /// Most memory this process held, in MiB.
+    /// Memory these steps were expected to take, in MB.
+    pub expected_mb: u64,
+    /// Most memory this process held, in MB.
     pub peak_rss_mb: u64,
     /// Steps measured.
     pub steps: usize,
@@ -66,6 +70,7 @@ pub fn training_speed(
     let steps = steps.next_multiple_of(2);
     config.train.check(&model.graph)?;
     let plan = memory_plan(&model.graph, config)?;
+    let expected = forecast(model, config, device)?;
     let times = trial(kind, model, config, WARM_UPS + steps, device)?;
     let mean = times[WARM_UPS..].iter().sum::<Duration>().as_secs_f64() / steps as f64;
     Ok(TrainingSpeed {
@@ -75,8 +80,10 @@ pub fn training_speed(
         size: if height == width { Size::Side(height) } else { Size::Sides([height, width]) },
         threads: rayon::current_num_threads(),
         images_per_s: config.batch_size as f64 / mean,
+        expected_images_per_s: expected.images_per_s,
         parts: plan.parts,
         planned_mb: plan.bytes / 1_000_000,
+        expected_mb: plan.step_bytes / 1_000_000,
         peak_rss_mb: peak_rss_mb(),
         steps,
         step_ms: mean * 1e3,

@@ -14,7 +14,7 @@ use super::progress_file::Recorded;
 use super::run_args::{MB, RunArgs};
 use super::signals::stop_flag;
 use crate::adapt::latency::{LatencyTable, TableIdentity, default_path};
-use crate::adapt::{self, AdaptConfig, ImageSet, Job, Outcome, Safety, memory_plan, page};
+use crate::adapt::{self, AdaptConfig, ImageSet, Job, Outcome, Safety, forecast, memory_plan, page};
 use crate::data::{DEFAULT_CACHE_BYTES, Source, SourceConfig};
 use crate::weights::write_bytes_atomic;
 use crate::{Error, Result};
@@ -147,6 +147,8 @@ impl AdaptArgs {
             config.batch_size,
             plan.parts
         );
+        let expected = forecast(&teacher, &config, &device)?;
+        log::info!("training expected to take_s={:.0} images_per_s={:.1}", expected.seconds, expected.images_per_s);
         let every = Duration::from_secs(self.checkpoint_every);
         let safety = Safety { checkpoint: Some(checkpoint.clone()), every, stop };
         let job = Job {

@@ -295,15 +295,17 @@ impl TrainingArgs {
             print(&match self.json {
                 true => json!(speed).to_string(),
                 false => format!(
-                    "{name}: {:.2} images/s, {:.0} ms a {} step of {} images, {} threads, {} parts, \
-                     peak memory {} MB, planned {} MB",
+                    "{name}: {:.2} images/s ({:.2} expected of a plain step), {:.0} ms a {} step of {} images, \
+                     {} threads, {} parts, peak memory {} MB ({} expected), a run at most {} MB",
                     speed.images_per_s,
+                    speed.expected_images_per_s,
                     speed.step_ms,
                     speed.step,
                     speed.batch,
                     speed.threads,
                     speed.parts,
                     speed.peak_rss_mb,
+                    speed.expected_mb,
                     speed.planned_mb
                 ),
             })?;

@@ -1,6 +1,6 @@
 //! What the arena holds: real values, or eight bits that stand for them.
 
-use super::simd::Vector;
+use crate::simd::Vector;
 
 /// How an 8-bit value q stands for a real one: `scale · (q − zero)`.
 #[derive(Debug, Clone, Copy, PartialEq)]

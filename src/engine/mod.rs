@@ -5,6 +5,7 @@
 //! place in one arena, sized before the first run. A request allocates nothing.
 
 mod calibration;
+mod dispatch;
 mod element;
 mod fold;
 mod fuse;
@@ -17,23 +18,19 @@ mod memory;
 mod plan;
 mod pool;
 mod select;
-#[allow(
-    clippy::needless_range_loop,
-    reason = "register tiles are indexed by constants, so that they stay in registers"
-)]
-mod simd;
 #[cfg(test)]
 mod tests;
 
 pub use calibration::Calibration;
 pub use fold::Folded;
-pub use simd::Isa;
 
 use std::fmt;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
 use serde::{Deserialize, Serialize};
+
+pub use crate::simd::Isa;
 
 use crate::graph::Graph;
 use crate::weights::ParamTensors;

@@ -8,15 +8,15 @@ use super::element::Quant;
 use super::fold::Folded;
 use super::fuse::{Step, fuse, is_dense, is_depthwise};
 pub(super) use super::kernels::View;
-use super::kernels::epilogue::Epilogue;
 use super::kernels::{
     Activate, Affine, Concat, Conv, ConvInt8, ConvWeights, Depthwise, Flatten, GlobalAvgPool, ImageIn, Kernel,
     PadChannels, PoolKind, Pooling, Scale, Subsample, Sum, Winograd,
 };
 use super::memory::{Lifetime, place};
 use super::select::winograd_tile;
-use super::simd::{Isa, padded};
 use crate::graph::{Conv2d, Graph, NodeId, Op};
+use crate::simd::epilogue::Epilogue;
+use crate::simd::{Isa, padded};
 use crate::weights::ParamTensors;
 use crate::{Error, Result};
 

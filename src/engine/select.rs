@@ -1,9 +1,10 @@
 //! Which algorithm a convolution gets.
 
-use super::kernels::gemm::TileShape;
-use super::kernels::{View, WinogradTile};
-use super::simd::{CHANNEL_BLOCK, Isa};
+use super::kernels::View;
 use crate::graph::Conv2d;
+use crate::simd::product::TileShape;
+use crate::simd::winograd::WinogradTile;
+use crate::simd::{CHANNEL_BLOCK, Isa};
 
 /// The Winograd tile for a convolution, or `None` where the direct product is faster or the only way.
 ///

@@ -2,8 +2,15 @@
 
 mod dense;
 mod depthwise;
+mod panels;
+mod single;
 mod tensor_ops;
 mod window;
+#[allow(
+    clippy::needless_range_loop,
+    reason = "register tiles are indexed by constants, so that they stay in registers"
+)]
+mod winograd;
 
 use candle_core::{CpuStorage, CustomOp2, CustomOp3, Layout, Result as CandleResult, Shape, Tensor};
 

@@ -2,7 +2,9 @@
 
 use gemm::Parallelism;
 
-use super::simd::Element;
+use super::simd::{Element, isa};
+use crate::simd::CHANNEL_BLOCK;
+use crate::simd::outer::{OuterProduct, outer_product};
 
 /// A strided matrix that is read.
 #[derive(Clone, Copy)]
@@ -79,6 +81,41 @@ pub(super) fn add_product<T: Element>(dst: MatMut<T>, lhs: Mat<T>, rhs: Mat<T>, 
             parallelism,
         );
     }
+}
+
+/// `dst += lhsᵀ · rhs`, without packing anything where one thread computes it in f32 and whole vectors fit the width.
+///
+/// # Panics
+/// As [`add_product`].
+pub(super) fn add_outer_product<T: Element>(dst: MatMut<T>, lhs: Mat<T>, rhs: Mat<T>, parallelism: Parallelism) {
+    let [len, rows] = lhs.size;
+    let in_place = matches!(parallelism, Parallelism::None) && dst.size[1].is_multiple_of(CHANNEL_BLOCK);
+    let rows_are_whole = [dst.stride[1], lhs.stride[1], rhs.stride[1]] == [1; 3];
+    let (Some(a), Some(b), true) = (T::singles(lhs.data), T::singles(rhs.data), in_place && rows_are_whole) else {
+        return add_product(dst, lhs.t(), rhs, parallelism);
+    };
+    assert!(rhs.size[0] == len && dst.size == [rows, rhs.size[1]], "matrix sizes do not fit together");
+    if len == 0 || rows == 0 || rhs.size[1] == 0 {
+        return;
+    }
+    let fits = |len: usize, size: [usize; 2], stride: usize| (size[0] - 1) * stride + size[1] <= len;
+    assert!(fits(dst.data.len(), dst.size, dst.stride[0]), "product reaches past its destination");
+    assert!(fits(a.len(), lhs.size, lhs.stride[0]), "left matrix reaches past its data");
+    assert!(fits(b.len(), rhs.size, rhs.stride[0]), "right matrix reaches past its data");
+    let product = OuterProduct {
+        a: a.as_ptr(),
+        a_stride: lhs.stride[0],
+        b: b.as_ptr(),
+        b_stride: rhs.stride[0],
+        out: dst.data.as_mut_ptr().cast(),
+        out_stride: dst.stride[0],
+        len,
+        size: dst.size,
+        add: true,
+    };
+    // SAFETY: T is f32, or there were no singles; the asserts above keep every row inside its slice; `dst` is borrowed
+    // mutably, so it overlaps neither factor; this processor has the instruction set that was found on it.
+    unsafe { outer_product(isa(), &product) }
 }
 
 #[cfg(test)]

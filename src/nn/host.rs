@@ -115,15 +115,29 @@ pub(super) fn build_rows<T: Element>(
     rows: usize,
     f: impl Fn(usize, &mut [T]) + Sync,
 ) -> Vec<T> {
-    let mut out = Vec::with_capacity(len);
-    let spare = &mut out.spare_capacity_mut()[..len];
-    spare.par_chunks_mut((width * rows).max(1)).enumerate().for_each(|(i, band)| {
+    let clear_and_fill = |first: usize, band: &mut [MaybeUninit<T>]| {
         band.fill(MaybeUninit::new(T::ZERO));
         // SAFETY: the line above has initialised every element, and `MaybeUninit<T>` has the layout of `T`.
-        let band = unsafe { &mut *(std::ptr::from_mut(band) as *mut [T]) };
-        f(i * rows, band);
-    });
-    // SAFETY: the bands cover the first `len` elements, and each has been initialised.
+        f(first, unsafe { &mut *(std::ptr::from_mut(band) as *mut [T]) });
+    };
+    // SAFETY: every element is initialised.
+    unsafe { build_whole_rows(len, width, rows, clear_and_fill) }
+}
+
+/// As [`build_rows`], of memory that nobody has cleared.
+///
+/// # Safety
+/// `f` writes every element of the band.
+pub(super) unsafe fn build_whole_rows<T: Element>(
+    len: usize,
+    width: usize,
+    rows: usize,
+    f: impl Fn(usize, &mut [MaybeUninit<T>]) + Sync,
+) -> Vec<T> {
+    let mut out = Vec::with_capacity(len);
+    let spare = &mut out.spare_capacity_mut()[..len];
+    spare.par_chunks_mut((width * rows).max(1)).enumerate().for_each(|(i, band)| f(i * rows, band));
+    // SAFETY: the bands cover the first `len` elements, and the caller's `f` writes each of them.
     unsafe { out.set_len(len) };
     out
 }

@@ -4,7 +4,11 @@
 //! AVX2 with FMA and for AVX-512, and chooses at run time, so that one binary runs on the baseline and is fast on the rest. On
 //! AArch64 vectors and FMA belong to the baseline.
 
+use std::sync::OnceLock;
+
 use candle_core::WithDType;
+
+use crate::simd::Isa;
 
 /// A float type that kernels compute in.
 pub(super) trait Element: WithDType + Default {
@@ -16,6 +20,16 @@ pub(super) trait Element: WithDType + Default {
 
     /// The exponential; NaN stays NaN, very large arguments give a large finite value.
     fn exp(self) -> Self;
+
+    /// `values`, if they are f32: what has kernels of its own.
+    fn singles(_values: &[Self]) -> Option<&[f32]> {
+        None
+    }
+
+    /// The way back from [`Element::singles`].
+    fn from_singles(_values: Vec<f32>) -> Option<Vec<Self>> {
+        None
+    }
 }
 
 impl Element for f64 {
@@ -64,6 +78,20 @@ impl Element for f32 {
         let power = shifted.to_bits().wrapping_sub(ROUND.to_bits()).wrapping_add(127) << 23;
         (p * r * r + r + 1.0) * f32::from_bits(power)
     }
+
+    fn singles(values: &[Self]) -> Option<&[f32]> {
+        Some(values)
+    }
+
+    fn from_singles(values: Vec<f32>) -> Option<Vec<Self>> {
+        Some(values)
+    }
+}
+
+/// The instruction set that kernels for f32 run on.
+pub(super) fn isa() -> Isa {
+    static FOUND: OnceLock<Isa> = OnceLock::new();
+    *FOUND.get_or_init(Isa::detect)
 }
 
 /// Whether the processor has the parts of AVX-512 that loops are compiled for.

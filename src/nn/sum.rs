@@ -1,9 +1,11 @@
 //! Sums of activations, with the activation behind them.
 
+use std::mem::MaybeUninit;
+
 use candle_core::{Result as CandleResult, Tensor};
 
 use super::activation::with_function;
-use super::host::{self, build_rows, with_float};
+use super::host::{self, build_whole_rows, with_float};
 use super::simd::{Element, simd_fn};
 use super::tape::{Call, Kernel, Tape, Value, wrong_arity};
 use crate::error::{Error, Result};
@@ -43,10 +45,12 @@ impl SumOp {
         // The activation goes with the last addition.
         let function = |is_last: bool| if is_last { self.0 } else { None };
         let two = |a: &[T], b: &[T], function| {
-            build_rows(a.len(), 1, BLOCK, |at, y| {
+            let fill = |at: usize, y: &mut [MaybeUninit<T>]| {
                 let range = at..at + y.len();
                 with_function!(function, F => plus::<T, F>(&a[range.clone()], &b[range], y));
-            })
+            };
+            // SAFETY: every two values give one; the shapes are the same.
+            unsafe { build_whole_rows(a.len(), 1, BLOCK, fill) }
         };
         let mut sum: Vec<T> = host::read2(a, b, |a, b| two(a, b, function(last.is_none())))?;
         for (i, arg) in middle.iter().copied().chain(last).enumerate() {
@@ -56,10 +60,12 @@ impl SumOp {
     }
 
     fn gradient<T: Element>(&self, y: &[T], dy: &[T]) -> Vec<T> {
-        build_rows(y.len(), 1, BLOCK, |at, dx| {
+        let fill = |at: usize, dx: &mut [MaybeUninit<T>]| {
             let range = at..at + dx.len();
             with_function!(self.0, F => through::<T, F>(&y[range.clone()], &dy[range], dx));
-        })
+        };
+        // SAFETY: as above.
+        unsafe { build_whole_rows(y.len(), 1, BLOCK, fill) }
     }
 }
 
@@ -97,22 +103,22 @@ impl Kernel for SumOp {
 }
 
 #[inline(always)]
-fn plus_body<T: Element, F: Function, const FMA: bool>(a: &[T], b: &[T], y: &mut [T]) {
+fn plus_body<T: Element, F: Function, const FMA: bool>(a: &[T], b: &[T], y: &mut [MaybeUninit<T>]) {
     for ((y, a), b) in y.iter_mut().zip(a).zip(b) {
-        *y = F::value(*a + *b);
+        y.write(F::value(*a + *b));
     }
 }
 
 /// ReLU and ReLU6 have at their value the slope they have at their argument.
 #[inline(always)]
-fn through_body<T: Element, F: Function, const FMA: bool>(y: &[T], dy: &[T], dx: &mut [T]) {
+fn through_body<T: Element, F: Function, const FMA: bool>(y: &[T], dy: &[T], dx: &mut [MaybeUninit<T>]) {
     for ((dx, dy), y) in dx.iter_mut().zip(dy).zip(y) {
-        *dx = *dy * F::slope(*y);
+        dx.write(*dy * F::slope(*y));
     }
 }
 
-simd_fn! { fn plus<T: Element, F: Function>(a: &[T], b: &[T], y: &mut [T]) = plus_body }
-simd_fn! { fn through<T: Element, F: Function>(y: &[T], dy: &[T], dx: &mut [T]) = through_body }
+simd_fn! { fn plus<T: Element, F: Function>(a: &[T], b: &[T], y: &mut [MaybeUninit<T>]) = plus_body }
+simd_fn! { fn through<T: Element, F: Function>(y: &[T], dy: &[T], dx: &mut [MaybeUninit<T>]) = through_body }
 
 #[cfg(test)]
 mod tests {

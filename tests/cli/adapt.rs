@@ -158,7 +158,7 @@ fn a_memory_limit_is_planned_before_the_start() {
     refused.fails_naming(&["memory: expected at least", "with 16 images per step, got 2MB"]);
     place.run(&format!("{JOB} {SHORT} --memory much")).fails_naming(&["expected a size such as 600MB"]);
     let limited = place.run(&format!("{JOB} {SHORT} --memory 900MB --json")).ends_with(&[0, 1]);
-    limited.logs(&["memory planned", "limit_mb=900", "parts=1"]);
+    limited.logs(&["memory planned", "limit_mb=900", "parts=1", "training expected to take_s="]);
     assert!(limited.json()["peak_rss_mb"].as_u64().unwrap() <= 900);
 }
 
@@ -172,6 +172,9 @@ fn training_steps_keep_to_the_limit_by_parts() {
     let whole = bench("");
     let planned = whole["planned_mb"].as_u64().unwrap();
     assert!(whole["parts"] == 1 && whole["peak_rss_mb"].as_u64().unwrap() <= planned, "{whole}");
+    let told = whole["peak_rss_mb"].as_f64().unwrap() / whole["expected_mb"].as_f64().unwrap();
+    assert!((0.8..1.2).contains(&told), "{told}: {whole}");
+    assert!(whole["expected_images_per_s"].as_f64().unwrap() > 0.0, "{whole}");
     let limit = planned - 30;
     let limited = bench(&format!("--memory {limit}MB"));
     assert!(limited["parts"].as_u64().unwrap() > 1, "{limited}");

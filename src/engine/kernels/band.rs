@@ -4,9 +4,10 @@
 //! one pointer each, and every value is stored (and padded, and converted) once and not once per kernel position.
 
 use super::{Context, View};
+use crate::engine::dispatch::dispatch;
 use crate::engine::element::Element;
-use crate::engine::simd::{DotLayout, Vector, dispatch};
 use crate::graph::Conv2d;
+use crate::simd::{DotLayout, Vector};
 
 /// Bytes that a product may read past the end of a run: less than a group.
 pub(in crate::engine) const OVERRUN: usize = 4;

@@ -1,11 +1,11 @@
 //! Dense convolution and linear layer as a product of gathered rows with packed weights.
 
-use super::epilogue::Epilogue;
-use super::gemm::{MAX_ROWS, Panel, PanelProduct, TileShape, pack, product, split_rows};
 use super::taps::Taps;
 use super::{Context, Kernel, View, part, task_count};
-use crate::engine::simd::{Isa, padded};
 use crate::graph::Conv2d;
+use crate::simd::epilogue::Epilogue;
+use crate::simd::product::{MAX_ROWS, Panel, PanelProduct, TileShape, pack, product, split_rows};
+use crate::simd::{Isa, padded};
 
 /// Multiply-accumulates that make a task worth handing out: about 10 µs.
 const MACS_PER_TASK: usize = 1 << 20;

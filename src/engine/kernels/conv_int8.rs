@@ -2,12 +2,12 @@
 
 use super::band::Band;
 use super::conv::ConvWeights;
-use super::epilogue::Epilogue;
-use super::gemm::TileShape;
 use super::gemm_int8::{IntProduct, IntWeights, Target, product, tile_shape};
 use super::{Context, Kernel, View, part, task_count};
-use crate::engine::simd::{DotLayout, Isa};
 use crate::graph::Conv2d;
+use crate::simd::epilogue::Epilogue;
+use crate::simd::product::TileShape;
+use crate::simd::{DotLayout, Isa};
 
 /// Multiply-accumulates that make a task worth handing out: about 10 µs.
 const MACS_PER_TASK: usize = 2 << 20;
@@ -55,7 +55,7 @@ impl ConvInt8 {
             scale: packed.scale.iter().map(|scale| scale * input.quant.scale).collect(),
             bias,
             target: if real { Target::Real } else { Target::Quantized(output.quant) },
-            columns: conv.out_channels.next_multiple_of(crate::engine::simd::CHANNEL_BLOCK),
+            columns: conv.out_channels.next_multiple_of(crate::simd::CHANNEL_BLOCK),
             shape: tile_shape(isa),
             weights: packed,
             input,

@@ -1,8 +1,9 @@
 //! Steps that move values without arithmetic: image in, concatenation, channel padding, subsampling, flattening.
 
 use super::{Context, Kernel, View, part, task_count};
+use crate::engine::dispatch::dispatch;
 use crate::engine::element::{Element, Quant};
-use crate::engine::simd::{Vector, dispatch};
+use crate::simd::Vector;
 
 const VALUES_PER_TASK: usize = 1 << 16;
 

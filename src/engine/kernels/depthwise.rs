@@ -1,11 +1,12 @@
 //! Depthwise convolution, vectorised over channels.
 
 use super::conv::ConvWeights;
-use super::epilogue::{Epilogue, clamp, smooth};
 use super::{Context, Kernel, View, part, task_count};
+use crate::engine::dispatch::dispatch;
 use crate::engine::element::Element;
-use crate::engine::simd::{CHANNEL_BLOCK, Vector, dispatch, padded};
 use crate::graph::Conv2d;
+use crate::simd::epilogue::{Epilogue, clamp, smooth};
+use crate::simd::{CHANNEL_BLOCK, Vector, padded};
 
 /// Output pixels of a row computed together, so that weights and columns are loaded once for all of them. Maps are
 /// mostly 7·2ⁿ wide.

@@ -1,9 +1,10 @@
 //! Elementwise steps that no other step could absorb.
 
-use super::epilogue::{Epilogue, clamp, smooth};
 use super::{Context, Kernel, View, part, task_count};
+use crate::engine::dispatch::dispatch;
 use crate::engine::element::Element;
-use crate::engine::simd::{Vector, dispatch};
+use crate::simd::Vector;
+use crate::simd::epilogue::{Epilogue, clamp, smooth};
 
 const VALUES_PER_TASK: usize = 1 << 16;
 

@@ -2,10 +2,10 @@
 //!
 //! Sums are exact in 32 bits, so every instruction set gives the same ones; see [`Dot`] for how each multiplies.
 
-use super::epilogue::{Epilogue, clamp, smooth};
-use super::gemm::{Panel, TileShape, packed_columns, split_rows};
 use crate::engine::element::{Element, Quant};
-use crate::engine::simd::{Dot, DotLayout, Isa, Vector, padded};
+use crate::simd::epilogue::{Epilogue, clamp, smooth};
+use crate::simd::product::{Panel, TileShape, packed_columns, split_rows};
+use crate::simd::{Dot, DotLayout, Isa, Vector, padded};
 
 /// Weights as integers: w ≈ `scale[column] · q`.
 pub(in crate::engine) struct IntWeights {
@@ -173,7 +173,7 @@ macro_rules! tiles {
                 // SAFETY: the caller's.
                 unsafe {
                     match rows {
-                        $($rows => tile::<crate::engine::simd::$dot, $rows, $vectors>(p, first + block * rows),)+
+                        $($rows => tile::<crate::simd::$dot, $rows, $vectors>(p, first + block * rows),)+
                         _ => unreachable!("a tile of {rows} rows"),
                     }
                 }

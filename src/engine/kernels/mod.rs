@@ -9,8 +9,6 @@ mod conv_int8;
 mod copy;
 mod depthwise;
 mod elementwise;
-pub(super) mod epilogue;
-pub(super) mod gemm;
 mod gemm_int8;
 mod pool;
 mod taps;
@@ -23,11 +21,11 @@ pub(super) use copy::{Concat, Flatten, ImageIn, PadChannels, Subsample};
 pub(super) use depthwise::Depthwise;
 pub(super) use elementwise::{Activate, Affine, Scale, Sum};
 pub(super) use pool::{GlobalAvgPool, PoolKind, Pooling};
-pub(super) use winograd::{Winograd, WinogradTile};
+pub(super) use winograd::Winograd;
 
 use super::Precision;
 use super::element::{Element, Quant};
-use super::simd::Isa;
+use crate::simd::Isa;
 
 /// Where an activation lies in the arena: one image after the other, row by row, pixel by pixel. Places and distances
 /// count stored values.

@@ -1,9 +1,10 @@
 //! Max, average and global average pooling, vectorised over channels.
 
 use super::{Context, Kernel, View, part, task_count};
+use crate::engine::dispatch::dispatch;
 use crate::engine::element::Element;
-use crate::engine::simd::{CHANNEL_BLOCK, Vector, dispatch, padded};
 use crate::graph::Pool2d;
+use crate::simd::{CHANNEL_BLOCK, Vector, padded};
 
 const VALUES_PER_TASK: usize = 1 << 17;
 

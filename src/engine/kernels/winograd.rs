@@ -7,69 +7,20 @@
 //! Lavin and Gray 2015, arXiv:1509.09308, F(2×2, 3×3) and F(4×4, 3×3).
 
 use super::conv::ConvWeights;
-use super::epilogue::{Epilogue, clamp, smooth};
-use super::gemm::{PanelProduct, TileShape, pack, packed_columns, product};
 use super::{Context, Kernel, View, part, task_count};
+use crate::engine::dispatch::dispatch;
 use crate::engine::element::Element;
-use crate::engine::simd::{Isa, Vector, dispatch};
 use crate::graph::Conv2d;
+use crate::simd::epilogue::{Epilogue, clamp, smooth};
+use crate::simd::product::{PanelProduct, TileShape, ZEROS, pack, packed_columns, product};
+use crate::simd::winograd::{WinogradTile, input2, input4, output2, output4};
+use crate::simd::{Isa, Vector};
 
 /// Values of scratch a task aims to stay below: a second-level cache.
 const SCRATCH: usize = 160 << 10;
 const MACS_PER_TASK: usize = 1 << 20;
 /// Weights beyond this many values are shared out between the threads instead of being read by each.
 const SHARED_WEIGHTS: usize = 256 << 10;
-
-/// Output pixels per tile and side.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(in crate::engine) enum WinogradTile {
-    /// F(2×2, 3×3): 16 products for 4 pixels.
-    Two,
-    /// F(4×4, 3×3): 36 products for 16 pixels.
-    Four,
-}
-
-impl WinogradTile {
-    /// Output pixels per side.
-    pub const fn side(self) -> usize {
-        match self {
-            Self::Two => 2,
-            Self::Four => 4,
-        }
-    }
-
-    /// Products per tile.
-    pub const fn frequencies(self) -> usize {
-        (self.side() + 2) * (self.side() + 2)
-    }
-
-    /// Tiles over an output of this size.
-    pub const fn grid(self, [height, width]: [usize; 2]) -> [usize; 2] {
-        [height.div_ceil(self.side()), width.div_ceil(self.side())]
-    }
-
-    /// `G g Gᵀ` of one 3×3 filter, in f64.
-    fn transform_weights(self, g: &[f32]) -> Vec<f64> {
-        const TWO: [[f64; 3]; 4] = [[1.0, 0.0, 0.0], [0.5, 0.5, 0.5], [0.5, -0.5, 0.5], [0.0, 0.0, 1.0]];
-        const FOUR: [[f64; 3]; 6] = [
-            [1.0 / 4.0, 0.0, 0.0],
-            [-1.0 / 6.0, -1.0 / 6.0, -1.0 / 6.0],
-            [-1.0 / 6.0, 1.0 / 6.0, -1.0 / 6.0],
-            [1.0 / 24.0, 1.0 / 12.0, 1.0 / 6.0],
-            [1.0 / 24.0, -1.0 / 12.0, 1.0 / 6.0],
-            [0.0, 0.0, 1.0],
-        ];
-        let matrix: &[[f64; 3]] = match self {
-            Self::Two => &TWO,
-            Self::Four => &FOUR,
-        };
-        let dot = |row: &[f64; 3], column: [f64; 3]| row.iter().zip(column).map(|(a, b)| a * b).sum::<f64>();
-        let at = |y: usize, x: usize| f64::from(g[y * 3 + x]);
-        let half: Vec<[f64; 3]> =
-            matrix.iter().map(|row| [0, 1, 2].map(|x| dot(row, [at(0, x), at(1, x), at(2, x)]))).collect();
-        half.iter().flat_map(|&line| matrix.iter().map(move |row| dot(row, line))).collect()
-    }
-}
 
 /// A 3×3 convolution with stride 1, with what follows it.
 pub(in crate::engine) struct Winograd {
@@ -215,9 +166,6 @@ impl Kernel for Winograd {
     }
 }
 
-/// The widest panel's worth of zero bias.
-const ZEROS: [f32; 48] = [0.0; 48];
-
 /// One task's tiles and scratch.
 struct Work<'a> {
     context: &'a Context,
@@ -227,57 +175,6 @@ struct Work<'a> {
     products: *mut f32,
     /// First output channel, number of output channels.
     columns: (usize, usize),
-}
-
-/// Bᵀ x for F(2, 3).
-#[inline(always)]
-unsafe fn input2<V: Vector>(x: [V; 4]) -> [V; 4] {
-    // SAFETY: the caller's.
-    unsafe { [x[0].sub(x[2]), x[1].add(x[2]), x[2].sub(x[1]), x[1].sub(x[3])] }
-}
-
-/// Aᵀ x for F(2, 3).
-#[inline(always)]
-unsafe fn output2<V: Vector>(x: [V; 4]) -> [V; 2] {
-    // SAFETY: the caller's.
-    unsafe { [x[0].add(x[1]).add(x[2]), x[1].sub(x[2]).sub(x[3])] }
-}
-
-/// Bᵀ x for F(4, 3), points 0, ±1, ±2.
-#[inline(always)]
-unsafe fn input4<V: Vector>(x: [V; 6]) -> [V; 6] {
-    // SAFETY: the caller's.
-    unsafe {
-        let s = [V::splat(2.0), V::splat(-4.0), V::splat(-5.0), V::splat(4.0), V::splat(-2.0)];
-        let even = x[4].fma(x[2], s[1]);
-        let odd = x[3].fma(x[1], s[1]);
-        let near = x[4].sub(x[2]);
-        let far = x[3].sub(x[1]);
-        [
-            x[4].fma(x[2], s[2]).fma(x[0], s[3]),
-            even.add(odd),
-            even.sub(odd),
-            near.fma(far, s[0]),
-            near.fma(far, s[4]),
-            x[5].fma(x[3], s[2]).fma(x[1], s[3]),
-        ]
-    }
-}
-
-/// Aᵀ x for F(4, 3).
-#[inline(always)]
-unsafe fn output4<V: Vector>(x: [V; 6]) -> [V; 4] {
-    // SAFETY: the caller's.
-    unsafe {
-        let (s12, d12) = (x[1].add(x[2]), x[1].sub(x[2]));
-        let (s34, d34) = (x[3].add(x[4]), x[3].sub(x[4]));
-        [
-            x[0].add(s12).add(s34),
-            d12.fma(d34, V::splat(2.0)),
-            s12.fma(s34, V::splat(4.0)),
-            d12.fma(d34, V::splat(8.0)).add(x[5]),
-        ]
-    }
 }
 
 /// Transforms of whole tiles: `$n` = `$m` + 2 values per side in, `$m` out.

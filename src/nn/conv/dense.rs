@@ -9,9 +9,9 @@ use std::ops::Range;
 use gemm::Parallelism;
 use rayon::prelude::*;
 
-use super::Geometry;
 use super::window::{Channels, Window};
-use crate::nn::gemm::{Mat, MatMut, add_product};
+use super::{Geometry, single};
+use crate::nn::gemm::{Mat, MatMut, add_outer_product, add_product};
 use crate::nn::host::{add_up, band, build_rows, partials, threads};
 use crate::nn::simd::Element;
 
@@ -96,6 +96,9 @@ fn transpose_filters<T: Element>(from: &[T], to: &mut [T], size: [usize; 2]) {
 
 /// y = gathered x · packed weightᵀ + bias.
 pub(super) fn forward<T: Element>(g: &Geometry, x: &[T], weight: &[T], bias: Option<&[T]>) -> Vec<T> {
+    if let Some(y) = single::forward(g, x, weight, bias) {
+        return y;
+    }
     let (window, packed) = (Window::forward(g), pack(g, weight));
     let filter = g.taps() * g.group_in();
     let multiplier = |group: usize| {
@@ -112,6 +115,9 @@ pub(super) fn forward<T: Element>(g: &Geometry, x: &[T], weight: &[T], bias: Opt
 
 /// dx = gathered dy · packed weight, class by class of the stride.
 pub(super) fn input_gradient<T: Element>(g: &Geometry, weight: &[T], dy: &[T]) -> Vec<T> {
+    if let Some(dx) = single::input_gradient(g, weight, dy) {
+        return dx;
+    }
     let packed = pack(g, weight);
     let classes: Vec<Class<T>> = (0..g.conv.stride[0])
         .flat_map(|a| (0..g.conv.stride[1]).map(move |b| [a, b]))
@@ -145,6 +151,9 @@ pub(super) fn input_gradient<T: Element>(g: &Geometry, weight: &[T], dy: &[T]) -
 
 /// dweight = dyᵀ · gathered x.
 pub(super) fn weight_gradient<T: Element>(g: &Geometry, x: &[T], dy: &[T]) -> Vec<T> {
+    if let Some(dweight) = single::weight_gradient(g, x, dy) {
+        return dweight;
+    }
     let window = Window::forward(g);
     let filter = g.taps() * g.group_in();
     let part = |rows: Range<usize>, parallelism: Parallelism| {
@@ -156,7 +165,7 @@ pub(super) fn weight_gradient<T: Element>(g: &Geometry, x: &[T], dy: &[T]) -> Ve
                 let dst = MatMut::rows(&mut sum[group * size[0] * size[1]..][..size[0] * size[1]], size, filter);
                 let dy = &dy[block.start * g.out_channels + group * size[0]..];
                 let dy = Mat::rows(dy, [block.len(), size[0]], g.out_channels);
-                add_product(dst, dy.t(), gatherer.rows(group, block.clone()), parallelism);
+                add_outer_product(dst, dy, gatherer.rows(group, block.clone()), parallelism);
             }
         }
         sum

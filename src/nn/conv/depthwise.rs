@@ -1,8 +1,10 @@
 //! Depthwise convolution, vectorised over channels.
 
+use std::mem::MaybeUninit;
+
 use super::Geometry;
 use super::window::Window;
-use crate::nn::host::{add_up, build_rows, partials};
+use crate::nn::host::{add_up, build_whole_rows, partials};
 use crate::nn::simd::{Element, simd_fn};
 
 /// Channels whose sums stay in registers together.
@@ -18,11 +20,13 @@ pub(super) fn forward<T: Element>(g: &Geometry, x: &[T], weight: &[T], bias: Opt
     let weight = by_tap(weight, [g.in_channels, g.taps()]);
     let (window, [height, width]) = (Window::forward(g), g.output);
     let image = g.input[0] * g.input[1] * g.in_channels;
-    build_rows(g.out_rows() * g.out_channels, width * g.out_channels, 1, |line, y| {
+    let fill = |line: usize, y: &mut [MaybeUninit<T>]| {
         let x = &x[line / height * image..][..image];
         let job = Line { window: &window, x, weight: &weight, bias, row: line % height, first: 0, step: 1 };
         convolve(&job, g.in_channels, y);
-    })
+    };
+    // SAFETY: every column of the line is a target.
+    unsafe { build_whole_rows(g.out_rows() * g.out_channels, width * g.out_channels, 1, fill) }
 }
 
 /// dx: the same sum over the taps that reach each remainder class of the stride.
@@ -31,7 +35,7 @@ pub(super) fn input_gradient<T: Element>(g: &Geometry, weight: &[T], dy: &[T]) -
     let [sy, sx] = g.conv.stride;
     let windows: Vec<Window> = (0..sy * sx).map(|class| Window::backward(g, [class / sx, class % sx])).collect();
     let image = g.output[0] * g.output[1] * g.out_channels;
-    build_rows(g.batch * g.input[0] * g.input[1] * g.in_channels, g.input[1] * g.in_channels, 1, |line, dx| {
+    let fill = |line: usize, dx: &mut [MaybeUninit<T>]| {
         let (n, y) = (line / g.input[0], line % g.input[0]);
         for first in 0..sx {
             let window = &windows[y % sy * sx + first];
@@ -39,7 +43,9 @@ pub(super) fn input_gradient<T: Element>(g: &Geometry, weight: &[T], dy: &[T]) -
             let job = Line { window, x, weight: &weight, bias: None, row: y / sy, first, step: sx };
             convolve(&job, g.in_channels, dx);
         }
-    })
+    };
+    // SAFETY: every column belongs to one remainder class, and is a target of its window.
+    unsafe { build_whole_rows(g.batch * g.input[0] * g.input[1] * g.in_channels, g.input[1] * g.in_channels, 1, fill) }
 }
 
 /// dweight: partial sums of lines of the output, one per thread.
@@ -83,7 +89,7 @@ struct Reach {
 }
 
 #[inline(always)]
-fn convolve_body<T: Element, const FMA: bool>(line: &Line<T>, channels: usize, out: &mut [T]) {
+fn convolve_body<T: Element, const FMA: bool>(line: &Line<T>, channels: usize, out: &mut [MaybeUninit<T>]) {
     let Line { window, row, .. } = *line;
     let [height, width] = window.source.map(|v| v as isize);
     let mut reaches: Vec<Reach> = Vec::with_capacity(window.taps.len());
@@ -116,7 +122,7 @@ fn convolve_body<T: Element, const FMA: bool>(line: &Line<T>, channels: usize, o
 
 /// One target pixel: all channels, a few registers of them at a time.
 #[inline(always)]
-fn pixel<T: Element, const FMA: bool>(line: &Line<T>, taps: &[Reach], shift: isize, out: &mut [T]) {
+fn pixel<T: Element, const FMA: bool>(line: &Line<T>, taps: &[Reach], shift: isize, out: &mut [MaybeUninit<T>]) {
     let channels = out.len();
     let mut at = 0;
     while at + LANES <= channels {
@@ -143,7 +149,7 @@ fn lanes<T: Element, const N: usize, const FMA: bool>(
     taps: &[Reach],
     shift: isize,
     at: usize,
-    out: &mut [T],
+    out: &mut [MaybeUninit<T>],
 ) {
     let mut sums = [T::ZERO; N];
     if let Some(bias) = line.bias {
@@ -156,7 +162,9 @@ fn lanes<T: Element, const N: usize, const FMA: bool>(
             sums[i] = x[i].fma::<FMA>(weight[i], sums[i]);
         }
     }
-    out[at..at + N].copy_from_slice(&sums);
+    for (out, sum) in out[at..at + N].iter_mut().zip(sums) {
+        out.write(sum);
+    }
 }
 
 /// Adds one output line's share of the weight gradient to `sum` `[taps, C]`.
@@ -187,7 +195,7 @@ fn correlate_body<T: Element, const FMA: bool>(
     }
 }
 
-simd_fn! { fn convolve<T: Element>(line: &Line<T>, channels: usize, out: &mut [T]) = convolve_body }
+simd_fn! { fn convolve<T: Element>(line: &Line<T>, channels: usize, out: &mut [MaybeUninit<T>]) = convolve_body }
 simd_fn! {
     fn correlate<T: Element>(
         window: &Window, row: usize, inputs: [&[T]; 2], channels: usize, sum: &mut [T],

@@ -4,8 +4,10 @@
 //! narrow layers then vectorise as well as wide ones. Sums are taken in the element type over short blocks and
 //! combined in f64 in block order.
 
+use std::mem::MaybeUninit;
+
 use crate::nn::activation::Function;
-use crate::nn::host::{build_rows, partials};
+use crate::nn::host::{build_whole_rows, partials};
 use crate::nn::simd::{Element, simd_fn};
 
 /// Elements per block: a block of input and gradient stays in the second-level cache between two passes.
@@ -141,7 +143,8 @@ impl<T: Element> Normaliser<T> {
     }
 
     pub fn forward<F: Function>(&self, x: &[T]) -> Vec<T> {
-        build_rows(x.len(), 1, self.block, |at, y| normalise::<T, F>(&x[at..at + y.len()], self, y))
+        // SAFETY: every value of x gives one of y.
+        unsafe { build_whole_rows(x.len(), 1, self.block, |at, y| normalise::<T, F>(&x[at..at + y.len()], self, y)) }
     }
 
     pub fn parameter_gradients<F: Function>(&self, x: &[T], dy: &[T]) -> ParameterGradients {
@@ -183,10 +186,12 @@ impl<T: Element> Normaliser<T> {
             offset: coefficient(sums.map(|s| &s.bias), &scale),
             slope: coefficient(sums.map(|s| &s.weight), &|c| scale(c) * self.rstd[c].to_f64()),
         };
-        build_rows(x.len(), 1, self.block, |at, dx| {
+        let fill = |at: usize, dx: &mut [MaybeUninit<T>]| {
             let range = at..at + dx.len();
             input::<T, F>([&x[range.clone()], &dy[range]], self, &terms, dx);
-        })
+        };
+        // SAFETY: as above.
+        unsafe { build_whole_rows(x.len(), 1, self.block, fill) }
     }
 }
 
@@ -216,11 +221,11 @@ fn squares_body<T: Element, const FMA: bool>(x: &[T], mean: &[T], sums: &mut [T]
 }
 
 #[inline(always)]
-fn normalise_body<T: Element, F: Function, const FMA: bool>(x: &[T], norm: &Normaliser<T>, y: &mut [T]) {
+fn normalise_body<T: Element, F: Function, const FMA: bool>(x: &[T], norm: &Normaliser<T>, y: &mut [MaybeUninit<T>]) {
     for (x, y) in x.chunks(norm.wide).zip(y.chunks_mut(norm.wide)) {
         let channels = norm.mean.iter().zip(&norm.scale).zip(&norm.shift);
         for ((y, x), ((mean, scale), shift)) in y.iter_mut().zip(x).zip(channels) {
-            *y = F::value((*x - *mean).fma::<FMA>(*scale, *shift));
+            y.write(F::value((*x - *mean).fma::<FMA>(*scale, *shift)));
         }
     }
 }
@@ -250,7 +255,7 @@ fn input_body<T: Element, F: Function, const FMA: bool>(
     [x, dy]: [&[T]; 2],
     norm: &Normaliser<T>,
     terms: &Terms<T>,
-    dx: &mut [T],
+    dx: &mut [MaybeUninit<T>],
 ) {
     let rows = x.chunks(norm.wide).zip(dy.chunks(norm.wide));
     for ((x, dy), dx) in rows.zip(dx.chunks_mut(norm.wide)) {
@@ -258,14 +263,14 @@ fn input_body<T: Element, F: Function, const FMA: bool>(
         for (((x, dy), dx), (((mean, scale), shift), (offset, slope))) in x.iter().zip(dy).zip(dx).zip(channels) {
             let centred = *x - *mean;
             let g = *dy * F::slope(centred.fma::<FMA>(*scale, *shift));
-            *dx = g.fma::<FMA>(*scale, centred.fma::<FMA>(*slope, *offset));
+            dx.write(g.fma::<FMA>(*scale, centred.fma::<FMA>(*slope, *offset)));
         }
     }
 }
 
 simd_fn! { fn sum<T: Element>(x: &[T], sums: &mut [T]) = sum_body }
 simd_fn! { fn squares<T: Element>(x: &[T], mean: &[T], sums: &mut [T]) = squares_body }
-simd_fn! { fn normalise<T: Element, F: Function>(x: &[T], norm: &Normaliser<T>, y: &mut [T]) = normalise_body }
+simd_fn! { fn normalise<T: Element, F: Function>(x: &[T], norm: &Normaliser<T>, y: &mut [MaybeUninit<T>]) = normalise_body }
 simd_fn! {
     fn reduce<T: Element, F: Function>(
         x: &[T], dy: &[T], norm: &Normaliser<T>, dweight: &mut [T], dbias: &mut [T],
@@ -273,6 +278,6 @@ simd_fn! {
 }
 simd_fn! {
     fn input<T: Element, F: Function>(
-        inputs: [&[T]; 2], norm: &Normaliser<T>, terms: &Terms<T>, dx: &mut [T],
+        inputs: [&[T]; 2], norm: &Normaliser<T>, terms: &Terms<T>, dx: &mut [MaybeUninit<T>],
     ) = input_body
 }

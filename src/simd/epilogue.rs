@@ -1,11 +1,11 @@
 //! What happens to an accumulator before it is stored: residual, activation.
 
-use crate::engine::simd::{Vector, exp};
+use super::{Vector, exp};
 use crate::graph::Activation;
 
 /// The tail of a fused step: `y = activation(x + residual)`.
 #[derive(Debug, Clone, Copy)]
-pub(in crate::engine) struct Epilogue {
+pub(crate) struct Epilogue {
     /// Lower bound; −∞ where there is none.
     pub low: f32,
     /// Upper bound; +∞ where there is none.
@@ -32,7 +32,7 @@ impl Epilogue {
 /// # Safety
 /// As [`Vector`].
 #[inline(always)]
-pub(in crate::engine) unsafe fn clamp<V: Vector>(x: V, low: V, high: V) -> V {
+pub(crate) unsafe fn clamp<V: Vector>(x: V, low: V, high: V) -> V {
     // The order of operands matters: where one is NaN, x86 returns the second.
     // SAFETY: the caller's.
     unsafe { high.min(low.max(x)) }
@@ -43,7 +43,7 @@ pub(in crate::engine) unsafe fn clamp<V: Vector>(x: V, low: V, high: V) -> V {
 /// # Safety
 /// As [`Vector`].
 #[inline(always)]
-pub(in crate::engine) unsafe fn smooth<V: Vector>(x: V, function: Activation) -> V {
+pub(crate) unsafe fn smooth<V: Vector>(x: V, function: Activation) -> V {
     // SAFETY: the caller's.
     unsafe {
         match function {

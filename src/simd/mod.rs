@@ -1,33 +1,42 @@
-//! Vectors of f32 and the run-time choice of the instruction set.
+//! Vectors of f32, the run-time choice of the instruction set, and what inference and training compute with them alike:
+//! products with packed panels, Winograd's transforms.
 //!
-//! Kernels are written once against [`Vector`] and compiled for each instruction set by [`dispatch`]. Nothing beyond
-//! the target's baseline runs unless the processor says that it has it.
+//! Kernels are written once against [`Vector`] and compiled for each instruction set. Nothing beyond the target's baseline
+//! runs unless the processor says that it has it.
+#![allow(
+    clippy::needless_range_loop,
+    reason = "register tiles are indexed by constants, so that they stay in registers"
+)]
 
 mod dot;
+pub(crate) mod epilogue;
 #[cfg(target_arch = "aarch64")]
 mod neon;
+pub(crate) mod outer;
 mod portable;
+pub(crate) mod product;
+pub(crate) mod winograd;
 #[cfg(target_arch = "x86_64")]
 mod x86;
 
 #[cfg(target_arch = "x86_64")]
-pub(super) use dot::{Avx2Dot, Vnni256, Vnni512};
-pub(super) use dot::{Dot, DotLayout, PortableDot};
+pub(crate) use dot::{Avx2Dot, Vnni256, Vnni512};
+pub(crate) use dot::{Dot, DotLayout, PortableDot};
 #[cfg(target_arch = "aarch64")]
-pub(super) use dot::{NeonDot, NeonLong};
+pub(crate) use dot::{NeonDot, NeonLong};
 #[cfg(target_arch = "aarch64")]
-pub(super) use neon::Neon;
-pub(super) use portable::Portable;
+pub(crate) use neon::Neon;
+pub(crate) use portable::Portable;
 #[cfg(target_arch = "x86_64")]
-pub(super) use x86::{Avx2, Avx512};
+pub(crate) use x86::{Avx2, Avx512};
 
 use std::fmt;
 
 /// Channels of every activation are padded to a multiple of this many values, so that no kernel needs a scalar tail.
-pub(super) const CHANNEL_BLOCK: usize = 8;
+pub(crate) const CHANNEL_BLOCK: usize = 8;
 
 /// `channels` rounded up to whole blocks.
-pub(super) const fn padded(channels: usize) -> usize {
+pub(crate) const fn padded(channels: usize) -> usize {
     channels.div_ceil(CHANNEL_BLOCK) * CHANNEL_BLOCK
 }
 
@@ -103,9 +112,9 @@ impl fmt::Display for Isa {
 /// A vector register of f32 values.
 ///
 /// # Safety
-/// Every method may only be called where the instruction set it belongs to is present; [`dispatch`] sees to that.
+/// Every method may only be called where the instruction set it belongs to is present.
 /// `load` and `store` touch `LANES` values at `p`, of any alignment.
-pub(super) trait Vector: Copy {
+pub(crate) trait Vector: Copy {
     /// Values per register.
     const LANES: usize;
 
@@ -189,7 +198,7 @@ pub(super) trait Vector: Copy {
 /// # Safety
 /// As [`Vector`].
 #[inline(always)]
-pub(super) unsafe fn exp<V: Vector>(x: V) -> V {
+pub(crate) unsafe fn exp<V: Vector>(x: V) -> V {
     // Adding 1.5·2²³ rounds to an integer and leaves it in the low bits.
     const ROUND: f32 = 12_582_912.0;
     // SAFETY: the caller's.
@@ -210,62 +219,36 @@ pub(super) unsafe fn exp<V: Vector>(x: V) -> V {
     }
 }
 
-/// Calls `$body::<V, E>(arguments)`, each written `name: type = value`, compiled for the instruction set of `$context`;
-/// E is what the arena holds, V the instruction set's vector: of at most [`CHANNEL_BLOCK`] lanes, unless `wide` says that
-/// the body minds the end of a row (see [`Vector::load_first`]). `$body` must be `#[inline(always)]` all the way down.
-macro_rules! dispatch {
-    (wide $context:expr, $body:ident($($arg:ident: $ty:ty = $value:expr),* $(,)?)) => {{
+/// Calls `$body::<V>(arguments)`, each written `name: type = value`, compiled for the instruction set `$isa`, V its widest
+/// vector (see [`Vector::load_first`]). `$body` must be `#[inline(always)]` all the way down.
+macro_rules! compiled_for {
+    ($isa:expr, $body:ident($($arg:ident: $ty:ty = $value:expr),* $(,)?)) => {{
         #[cfg(target_arch = "x86_64")]
         #[target_feature(enable = "avx512f,avx2,fma")]
-        unsafe fn avx512<E: $crate::engine::element::Element>($($arg: $ty),*) {
+        unsafe fn avx512($($arg: $ty),*) {
             // SAFETY: the features are enabled here; the rest is the caller's.
-            unsafe { $body::<$crate::engine::simd::Avx512, E>($($arg),*) }
+            unsafe { $body::<$crate::simd::Avx512>($($arg),*) }
         }
-        let wide: &$crate::engine::kernels::Context = $context;
-        match (wide.isa, wide.precision) {
-            #[cfg(target_arch = "x86_64")]
-            ($crate::engine::Isa::Avx512 | $crate::engine::Isa::Avx512Vnni, $crate::engine::Precision::F32) => {
-                avx512::<f32>($($value),*)
-            }
-            #[cfg(target_arch = "x86_64")]
-            ($crate::engine::Isa::Avx512 | $crate::engine::Isa::Avx512Vnni, $crate::engine::Precision::Int8) => {
-                avx512::<u8>($($value),*)
-            }
-            _ => $crate::engine::simd::dispatch!(wide, $body($($arg: $ty = $value),*)),
-        }
-    }};
-    ($context:expr, $body:ident($($arg:ident: $ty:ty = $value:expr),* $(,)?)) => {{
         #[cfg(target_arch = "x86_64")]
         #[target_feature(enable = "avx2,fma")]
-        unsafe fn avx2<E: $crate::engine::element::Element>($($arg: $ty),*) {
-            // SAFETY: the features are enabled here; the rest is the caller's.
-            unsafe { $body::<$crate::engine::simd::Avx2, E>($($arg),*) }
-        }
-        #[cfg(not(target_arch = "aarch64"))]
-        unsafe fn baseline<E: $crate::engine::element::Element>($($arg: $ty),*) {
-            // SAFETY: the caller's.
-            unsafe { $body::<$crate::engine::simd::Portable, E>($($arg),*) }
+        unsafe fn avx2($($arg: $ty),*) {
+            // SAFETY: as above.
+            unsafe { $body::<$crate::simd::Avx2>($($arg),*) }
         }
         #[cfg(target_arch = "aarch64")]
-        unsafe fn baseline<E: $crate::engine::element::Element>($($arg: $ty),*) {
+        unsafe fn neon($($arg: $ty),*) {
             // SAFETY: the caller's; Advanced SIMD is in the baseline.
-            unsafe { $body::<$crate::engine::simd::Neon, E>($($arg),*) }
+            unsafe { $body::<$crate::simd::Neon>($($arg),*) }
         }
-        let context: &$crate::engine::kernels::Context = $context;
-        match (context.isa, context.precision) {
+        match $isa {
             #[cfg(target_arch = "x86_64")]
-            ($crate::engine::Isa::Portable, $crate::engine::Precision::F32) => baseline::<f32>($($value),*),
+            $crate::simd::Isa::Avx512 | $crate::simd::Isa::Avx512Vnni => avx512($($value),*),
             #[cfg(target_arch = "x86_64")]
-            ($crate::engine::Isa::Portable, $crate::engine::Precision::Int8) => baseline::<u8>($($value),*),
-            #[cfg(target_arch = "x86_64")]
-            (_, $crate::engine::Precision::F32) => avx2::<f32>($($value),*),
-            #[cfg(target_arch = "x86_64")]
-            (_, $crate::engine::Precision::Int8) => avx2::<u8>($($value),*),
-            #[cfg(not(target_arch = "x86_64"))]
-            (_, $crate::engine::Precision::F32) => baseline::<f32>($($value),*),
-            #[cfg(not(target_arch = "x86_64"))]
-            (_, $crate::engine::Precision::Int8) => baseline::<u8>($($value),*),
+            $crate::simd::Isa::Avx2 | $crate::simd::Isa::Avx2Vnni => avx2($($value),*),
+            #[cfg(target_arch = "aarch64")]
+            $crate::simd::Isa::Neon | $crate::simd::Isa::NeonDot => neon($($value),*),
+            _ => $body::<$crate::simd::Portable>($($value),*),
         }
     }};
 }
-pub(super) use dispatch;
+pub(crate) use compiled_for;

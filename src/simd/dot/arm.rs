@@ -58,7 +58,7 @@ const LINE: usize = 64;
 
 /// Widening multiply-add: what every AArch64 processor has.
 #[derive(Clone, Copy)]
-pub(in crate::engine) struct NeonLong(int32x4_t);
+pub(crate) struct NeonLong(int32x4_t);
 
 // SAFETY of every call: Advanced SIMD is in the baseline; pointers are the caller's.
 impl Dot for NeonLong {
@@ -129,7 +129,7 @@ impl FourGroups for NeonLong {
 
 /// `sdot`, Armv8.2 with the dot product extension.
 #[derive(Clone, Copy)]
-pub(in crate::engine) struct NeonDot(int32x4_t);
+pub(crate) struct NeonDot(int32x4_t);
 
 // SAFETY of every call: as the trait's contract.
 impl Dot for NeonDot {

@@ -10,11 +10,11 @@ const SHIFT: i32 = 12_582_912f32.to_bits() as i32 - 127;
 
 /// Eight f32 values.
 #[derive(Clone, Copy)]
-pub(in crate::engine) struct Avx2(pub(super) __m256);
+pub(crate) struct Avx2(pub(super) __m256);
 
 /// Sixteen f32 values.
 #[derive(Clone, Copy)]
-pub(in crate::engine) struct Avx512(pub(super) __m512);
+pub(crate) struct Avx512(pub(super) __m512);
 
 macro_rules! vector {
     ($name:ident, $lanes:literal, $splat:ident, $load:ident, $store:ident, $add:ident, $sub:ident, $mul:ident,

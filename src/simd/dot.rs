@@ -5,14 +5,14 @@ mod arm;
 
 use super::{Isa, Portable, Vector};
 #[cfg(target_arch = "aarch64")]
-pub(in crate::engine) use arm::{NeonDot, NeonLong};
+pub(crate) use arm::{NeonDot, NeonLong};
 
 /// A register of 32-bit sums. One step adds, to each, the dot product of a *group* of consecutive values of a row of A (32
 /// bits: four 8-bit or two 16-bit values, the same for all sums) with the group of its column of B.
 ///
 /// # Safety
 /// As [`Vector`].
-pub(in crate::engine) trait Dot: Copy {
+pub(crate) trait Dot: Copy {
     /// Sums per register.
     const LANES: usize;
     /// The same number of f32 values.
@@ -78,7 +78,7 @@ const AHEAD: usize = 1024;
 
 /// How a [`Dot`] wants its operands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(in crate::engine) enum DotLayout {
+pub(crate) enum DotLayout {
     /// Groups of four: A as u8, B as i8.
     U8x4,
     /// Groups of four: A as i8, which is the stored u8 less 128, B as i8.
@@ -132,7 +132,7 @@ impl DotLayout {
 
 /// Eight sums in an array.
 #[derive(Clone, Copy)]
-pub(in crate::engine) struct PortableDot([i32; 8]);
+pub(crate) struct PortableDot([i32; 8]);
 
 // SAFETY of every call: pointers are the caller's.
 impl Dot for PortableDot {
@@ -169,22 +169,22 @@ impl Dot for PortableDot {
 }
 
 #[cfg(target_arch = "x86_64")]
-pub(in crate::engine) use x86::{Avx2Dot, Vnni256, Vnni512};
+pub(crate) use x86::{Avx2Dot, Vnni256, Vnni512};
 
 #[cfg(target_arch = "x86_64")]
 mod x86 {
     #[allow(clippy::wildcard_imports, reason = "the intrinsics' names carry their own prefix")]
     use std::arch::x86_64::*;
 
-    use super::super::x86::{Avx2, Avx512};
     use super::Dot;
+    use crate::simd::{Avx2, Avx512};
 
     macro_rules! dot {
         ($(#[$doc:meta])* $name:ident, $register:ident, $lanes:literal, $float:ident, $load:ident,
          $splat:ident, $to_f32:ident, $dot:expr) => {
             $(#[$doc])*
             #[derive(Clone, Copy)]
-            pub(in crate::engine) struct $name($register);
+            pub(crate) struct $name($register);
 
             // SAFETY of every call: the trait's contract, the instruction set is there.
             impl Dot for $name {

@@ -4,7 +4,7 @@ use super::Vector;
 
 /// Eight f32 values.
 #[derive(Clone, Copy)]
-pub(in crate::engine) struct Portable([f32; 8]);
+pub(crate) struct Portable([f32; 8]);
 
 macro_rules! lanewise {
     ($a:expr, $b:expr, $op:expr) => {{

@@ -10,7 +10,7 @@ const LINE: usize = 64;
 
 /// Four f32 values.
 #[derive(Clone, Copy)]
-pub(in crate::engine) struct Neon(pub(super) float32x4_t);
+pub(crate) struct Neon(pub(super) float32x4_t);
 
 // SAFETY of every call: Advanced SIMD is in the baseline; pointers are the caller's.
 impl Vector for Neon {

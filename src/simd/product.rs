@@ -5,22 +5,22 @@
 //! as the register tile. The tile keeps its accumulators in registers over a block of the inner dimension that leaves
 //! the panel in the first-level cache; in between, partial sums rest in the output.
 
-use super::epilogue::{Epilogue, clamp, smooth};
 #[cfg(doc)]
-use crate::engine::simd::CHANNEL_BLOCK;
-use crate::engine::simd::{Isa, Vector, padded};
+use super::CHANNEL_BLOCK;
+use super::epilogue::{Epilogue, clamp, smooth};
+use super::{Isa, Vector, padded};
 use crate::graph::Activation;
 
 /// Values of a panel that one pass goes over: two thirds of a first-level cache of 48 KB; of 32 KB, as from Cortex-A57
 /// to A75, little more than a third, for the rows of A take as much again.
 const PANEL_BLOCK: usize = if cfg!(target_arch = "aarch64") { 3 << 10 } else { 8 << 10 };
 /// The tallest register tile of any instruction set.
-pub(in crate::engine) const MAX_ROWS: usize = 12;
+pub(crate) const MAX_ROWS: usize = 12;
 
 /// The register tiles of an instruction set: panels of one or more *units* of columns, each with as many rows as the
 /// registers hold accumulators for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(in crate::engine) struct TileShape {
+pub(crate) struct TileShape {
     /// Columns of a unit.
     unit: usize,
     /// Most rows of a panel of 1, 2, … units; one entry, or three.
@@ -29,7 +29,7 @@ pub(in crate::engine) struct TileShape {
 
 /// Some columns of a matrix.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(in crate::engine) struct Panel {
+pub(crate) struct Panel {
     /// First column.
     pub first: usize,
     /// Columns, a multiple of [`CHANNEL_BLOCK`].
@@ -76,14 +76,12 @@ impl TileShape {
     }
 }
 
+/// The widest panel's worth of zero bias.
+pub(crate) const ZEROS: [f32; 48] = [0.0; 48];
+
 /// Packs a matrix `[inner][columns]`, given by `value(k, column)`, into the panels of `shape`; what panels have beyond
 /// `columns` is zero.
-pub(in crate::engine) fn pack(
-    shape: TileShape,
-    inner: usize,
-    columns: usize,
-    value: impl Fn(usize, usize) -> f32,
-) -> Vec<f32> {
+pub(crate) fn pack(shape: TileShape, inner: usize, columns: usize, value: impl Fn(usize, usize) -> f32) -> Vec<f32> {
     let mut packed = Vec::with_capacity(inner * packed_columns(shape, columns));
     for panel in shape.panels(padded(columns)) {
         for k in 0..inner {
@@ -95,7 +93,7 @@ pub(in crate::engine) fn pack(
 }
 
 /// Columns of a packed matrix with `columns` columns.
-pub(in crate::engine) fn packed_columns(shape: TileShape, columns: usize) -> usize {
+pub(crate) fn packed_columns(shape: TileShape, columns: usize) -> usize {
     padded(columns).next_multiple_of(shape.unit)
 }
 
@@ -104,7 +102,7 @@ pub(in crate::engine) fn packed_columns(shape: TileShape, columns: usize) -> usi
 /// Rows are cut into blocks of `panel.rows` (the last ones of one row less, see [`split_rows`]); `table` holds for each block
 /// `taps` × rows pointers to `inner` values each.
 #[derive(Debug, Clone, Copy)]
-pub(in crate::engine) struct PanelProduct {
+pub(crate) struct PanelProduct {
     pub table: *const *const f32,
     pub taps: usize,
     pub inner: usize,
@@ -124,7 +122,7 @@ pub(in crate::engine) struct PanelProduct {
 
 /// Cuts `count` rows into blocks of at most `rows` whose sizes differ by at most one: `(rows, blocks)` of the larger and
 /// of the smaller ones.
-pub(in crate::engine) const fn split_rows(count: usize, rows: usize) -> [(usize, usize); 2] {
+pub(crate) const fn split_rows(count: usize, rows: usize) -> [(usize, usize); 2] {
     let blocks = count.div_ceil(rows);
     if blocks == 0 {
         return [(0, 0), (0, 0)];
@@ -151,7 +149,7 @@ struct Stretch {
 /// # Safety
 /// All pointers of `p` are valid for what [`PanelProduct`] says, the results overlap nothing that is read, and the
 /// processor has `isa`.
-pub(in crate::engine) unsafe fn product(isa: Isa, p: &PanelProduct, count: usize) {
+pub(crate) unsafe fn product(isa: Isa, p: &PanelProduct, count: usize) {
     let [large, small] = split_rows(count, p.panel.rows);
     let block = PANEL_BLOCK / p.panel.packed;
     let (per_pass, pieces) = if p.inner > block { (1, p.inner.div_ceil(block)) } else { (block / p.inner, 1) };
@@ -221,23 +219,23 @@ macro_rules! tiles {
     };
 }
 
-tiles!(portable, crate::engine::simd::Portable, 1, [1 2 3 4]);
+tiles!(portable, super::Portable, 1, [1 2 3 4]);
 #[cfg(target_arch = "aarch64")]
-tiles!(#[target_feature(enable = "neon")] neon, crate::engine::simd::Neon, 2, [1 2 3 4 5 6 7 8]);
+tiles!(#[target_feature(enable = "neon")] neon, super::Neon, 2, [1 2 3 4 5 6 7 8]);
 #[cfg(target_arch = "x86_64")]
-tiles!(#[target_feature(enable = "avx2,fma")] avx2_1, crate::engine::simd::Avx2, 1, [1 2 3 4 5 6 7 8 9 10 11 12]);
+tiles!(#[target_feature(enable = "avx2,fma")] avx2_1, super::Avx2, 1, [1 2 3 4 5 6 7 8 9 10 11 12]);
 #[cfg(target_arch = "x86_64")]
-tiles!(#[target_feature(enable = "avx2,fma")] avx2_2, crate::engine::simd::Avx2, 2, [1 2 3 4 5 6]);
+tiles!(#[target_feature(enable = "avx2,fma")] avx2_2, super::Avx2, 2, [1 2 3 4 5 6]);
 #[cfg(target_arch = "x86_64")]
-tiles!(#[target_feature(enable = "avx2,fma")] avx2_3, crate::engine::simd::Avx2, 3, [1 2 3 4]);
+tiles!(#[target_feature(enable = "avx2,fma")] avx2_3, super::Avx2, 3, [1 2 3 4]);
 #[cfg(target_arch = "x86_64")]
-tiles!(#[target_feature(enable = "avx512f,avx2,fma")] avx512_1, crate::engine::simd::Avx512, 1,
+tiles!(#[target_feature(enable = "avx512f,avx2,fma")] avx512_1, super::Avx512, 1,
     [1 2 3 4 5 6 7 8 9 10 11 12]);
 #[cfg(target_arch = "x86_64")]
-tiles!(#[target_feature(enable = "avx512f,avx2,fma")] avx512_2, crate::engine::simd::Avx512, 2,
+tiles!(#[target_feature(enable = "avx512f,avx2,fma")] avx512_2, super::Avx512, 2,
     [1 2 3 4 5 6 7 8 9 10 11 12]);
 #[cfg(target_arch = "x86_64")]
-tiles!(#[target_feature(enable = "avx512f,avx2,fma")] avx512_3, crate::engine::simd::Avx512, 3, [1 2 3 4 5 6 7 8]);
+tiles!(#[target_feature(enable = "avx512f,avx2,fma")] avx512_3, super::Avx512, 3, [1 2 3 4 5 6 7 8]);
 
 #[inline(always)]
 unsafe fn blocks_of<V: Vector, const R: usize, const W: usize>(
