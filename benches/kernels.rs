@@ -27,21 +27,26 @@ struct Case {
     conv: Conv2d,
 }
 
-/// Layers of ResNet-18, MobileNet and EfficientNet-Lite, some in the odd widths that pruning leaves.
+/// All layers of ResNet-18, then some of MobileNet and EfficientNet-Lite, a few in the odd widths that pruning leaves.
 fn cases() -> Vec<Case> {
     let case = |name, channels, side, conv| Case { name, channels, side, conv };
     let depthwise = |channels, kernel: usize| Conv2d::new(channels, kernel).padding(kernel / 2).groups(channels);
     vec![
+        case("7x7 stride 2 3-64 at 224", 3, 224, Conv2d::new(64, 7).padding(3).stride(2)),
         case("3x3 64-64 at 56", 64, 56, Conv2d::new(64, 3).padding(1)),
+        case("3x3 128-128 at 28", 128, 28, Conv2d::new(128, 3).padding(1)),
         case("3x3 256-256 at 14", 256, 14, Conv2d::new(256, 3).padding(1)),
         case("3x3 512-512 at 7", 512, 7, Conv2d::new(512, 3).padding(1)),
+        case("3x3 stride 2 64-128 at 56", 64, 56, Conv2d::new(128, 3).padding(1).stride(2)),
+        case("3x3 stride 2 128-256 at 28", 128, 28, Conv2d::new(256, 3).padding(1).stride(2)),
+        case("3x3 stride 2 256-512 at 14", 256, 14, Conv2d::new(512, 3).padding(1).stride(2)),
+        case("1x1 stride 2 64-128 at 56", 64, 56, Conv2d::new(128, 1).stride(2)),
+        case("1x1 stride 2 128-256 at 28", 128, 28, Conv2d::new(256, 1).stride(2)),
+        case("1x1 stride 2 256-512 at 14", 256, 14, Conv2d::new(512, 1).stride(2)),
         case("3x3 27-61 at 56", 27, 56, Conv2d::new(61, 3).padding(1)),
         case("1x1 32-64 at 112", 32, 112, Conv2d::new(64, 1)),
         case("1x1 512-512 at 14", 512, 14, Conv2d::new(512, 1)),
         case("1x1 37-213 at 14", 37, 14, Conv2d::new(213, 1)),
-        case("3x3 stride 2 64-128 at 56", 64, 56, Conv2d::new(128, 3).padding(1).stride(2)),
-        case("1x1 stride 2 64-128 at 56", 64, 56, Conv2d::new(128, 1).stride(2)),
-        case("7x7 stride 2 3-64 at 224", 3, 224, Conv2d::new(64, 7).padding(3).stride(2)),
         case("depthwise 3x3 128 at 56", 128, 56, depthwise(128, 3)),
         case("depthwise 3x3 stride 2 96 at 112", 96, 112, depthwise(96, 3).stride(2)),
         case("depthwise 5x5 240 at 28", 240, 28, depthwise(240, 5)),

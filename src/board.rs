@@ -3,6 +3,7 @@
 mod memory;
 mod nvidia;
 mod processor;
+mod supply;
 mod system;
 #[cfg(test)]
 mod testing;
@@ -15,6 +16,7 @@ use serde::{Deserialize, Serialize};
 pub use memory::Memory;
 pub use nvidia::Nvidia;
 pub use processor::processor_name;
+pub use supply::{available_bytes, is_on_battery};
 pub use system::{System, clock_is_synchronized, processor_features};
 
 /// A reading. What a board does not tell is `None`.
@@ -87,12 +89,17 @@ impl Board {
 }
 
 impl Board {
+    /// Whether `throttled` holds Raspberry Pi's flags: bits 0 to 3 say what is now, 16 to 19 what was since start.
+    pub fn is_raspberry(&self) -> bool {
+        self.name.as_deref().is_some_and(|name| name.starts_with("Raspberry Pi"))
+    }
+
     /// What throttled the board, or what it calls so: each event, and whether it is going on.
     pub fn throttling(&self) -> Vec<(&'static str, bool)> {
         // Of a Raspberry Pi: bits from 0 for what is so now, from 16 for what was so since the start.
         const FLAGS: [&str; 4] = ["low voltage", "a capped clock", "throttling", "the soft limit of temperature"];
         match self.throttled {
-            Some(flags) if self.name.as_deref().is_some_and(is_raspberry) => (0..4)
+            Some(flags) if self.is_raspberry() => (0..4)
                 .filter(|bit| (flags >> bit | flags >> (16 + bit)) & 1 == 1)
                 .map(|bit| (FLAGS[bit], flags >> bit & 1 == 1))
                 .collect(),
@@ -104,7 +111,16 @@ impl Board {
 
 /// Resident memory of this process in bytes; `None` where the system does not tell.
 pub fn resident_bytes() -> Option<u64> {
-    let status = fs::read_to_string("/proc/self/status").ok()?;
+    resident_bytes_in("self")
+}
+
+/// Resident memory of another process in bytes; `None` if there is none of this number.
+pub fn resident_bytes_of(process: u32) -> Option<u64> {
+    resident_bytes_in(&process.to_string())
+}
+
+fn resident_bytes_in(process: &str) -> Option<u64> {
+    let status = fs::read_to_string(format!("/proc/{process}/status")).ok()?;
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
     Some(line.trim().trim_end_matches(" kB").trim().parse::<u64>().ok()? * 1024)
 }
@@ -127,7 +143,7 @@ pub fn warnings(before: &Board, after: &Board) -> Vec<String> {
         found.push(format!("the frequency governor is {governor}: the clock follows the load; performance holds it"));
     }
     if let (Some(then), Some(now)) = (before.throttled, after.throttled)
-        && (now > then || now & 0xF != 0 && now < 1 << 20 && before.name.as_deref().is_some_and(is_raspberry))
+        && (now > then || now & 0xF != 0 && now < 1 << 20 && before.is_raspberry())
     {
         found.push("the board throttled its clock: cool it or feed it better".to_string());
     }
@@ -147,10 +163,6 @@ pub fn warnings(before: &Board, after: &Board) -> Vec<String> {
         found.push(format!("other work was running: load {load:.1} on {} processors", before.processors));
     }
     found
-}
-
-fn is_raspberry(name: &str) -> bool {
-    name.starts_with("Raspberry Pi")
 }
 
 #[cfg(test)]

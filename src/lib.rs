@@ -10,6 +10,7 @@ pub mod bench;
 pub mod board;
 pub mod cli;
 pub mod config;
+pub mod daemon;
 pub mod data;
 pub mod engine;
 pub mod error;

@@ -6,7 +6,7 @@ use super::gate::GateConfig;
 use crate::data::Augment;
 use crate::engine::Precision;
 use crate::graph::Scope;
-use crate::model::ModelInfo;
+use crate::model::{ModelInfo, TrainScope};
 use crate::prune::importance::Criterion;
 use crate::prune::{AdmmConfig, Budget, Limits};
 use crate::{Error, Result};
@@ -86,6 +86,11 @@ pub struct AdaptConfig {
     pub seed: u64,
     /// Images per step.
     pub batch_size: usize,
+    /// Most bytes the process may hold; a batch then goes through the network in as many parts as that takes, see
+    /// [`super::memory_plan`].
+    pub memory_bytes: Option<u64>,
+    /// What is trained.
+    pub train: TrainScope,
     /// Random changes of training images.
     pub augment: Augment,
     /// Fraction of the images kept out of training for the gate.
@@ -130,6 +135,8 @@ impl AdaptConfig {
             scope: Scope::default(),
             seed: 0,
             batch_size: if small { 64 } else { 32 },
+            memory_bytes: None,
+            train: TrainScope::All,
             augment,
             holdout: 0.1,
             weight_decay: 1e-3,

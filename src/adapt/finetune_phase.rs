@@ -29,18 +29,19 @@ impl<'a> FineTunePhase<'a> {
 
 impl Steps for FineTunePhase<'_> {
     fn step(&mut self, step: usize, batch: &Batch, source: Option<&Batch>) -> Result<Metrics> {
-        let Setting { config, device, .. } = self.setting;
+        let Setting { config, device, parts, .. } = self.setting;
         let teacher = self.teacher.logits_of(&batch.indices)?.to_device(device)?;
         let params = self.trainee.student.params();
-        let forward = Forward::new(self.trainee.student.graph(), &params, Mode::Train);
-        let loss = imitation(&forward.run(&batch.to_tensor(device)?)?.logits, &teacher)?;
+        let forward = Forward::new(self.trainee.student.graph(), &params, Mode::Train).in_parts(parts);
+        let output = forward.run(&batch.to_tensor(device)?)?;
+        let loss = imitation(&output.logits, &teacher)?;
         let mut metrics = vec![("imitation", scalar(&loss)?)];
         let mut grads = Grads::new();
-        self.trainee.backward(&loss, &mut grads, None)?;
+        self.trainee.backward((output, &loss), &mut grads, None)?;
         if let (Some(images), Some(batch)) = (self.setting.source, source) {
-            let replay = source_loss((&self.trainee.student, &params), images, batch, device)?;
+            let (output, replay) = source_loss((&self.trainee.student, &params), images, batch, (device, parts))?;
             metrics.push(("source", scalar(&replay)?));
-            self.trainee.backward(&replay, &mut grads, None)?;
+            self.trainee.backward((output, &replay), &mut grads, None)?;
         }
         let lr = config.fine_tune.lr * cosine(step as f64 / config.fine_tune.steps as f64);
         metrics.push(("gradient_norm", self.trainee.update(grads, lr)?));

@@ -111,12 +111,13 @@ impl<'a> MaskPhase<'a> {
         let hard = self.hard_mask()?;
         let masks = self.layout.gather(&(self.soft(var.as_tensor())? * hard)?)?;
         let params = self.trainee.student.frozen_params();
-        let logits = Forward::new(self.trainee.student.graph(), &params, Mode::Train).masked(masks).run(images)?.logits;
+        let forward = Forward::new(self.trainee.student.graph(), &params, Mode::Train).in_parts(self.setting.parts);
+        let output = forward.masked(masks).run(images)?;
         let (labels, weights) = loss::teacher_labels(teacher)?;
-        let task = loss::cross_entropy(&logits, &labels, Some(&weights))?;
-        let distance = loss::discrepancy(&logits, teacher)?;
+        let task = loss::cross_entropy(&output.logits, &labels, Some(&weights))?;
+        let distance = loss::discrepancy(&output.logits, teacher)?;
         let objective = (task - (&distance * config.probe_weight)?)?;
-        let mut store = objective.backward()?;
+        let mut store = output.backward(&objective)?;
         let grads = crate::optim::take_grads(&self.adversary.logits, &mut store);
         self.adversary.adam.step(&self.adversary.logits, &grads, config.probe_lr)?;
         var.set(&var.as_tensor().detach().clamp(-SOFT_BOUND, SOFT_BOUND)?)?;
@@ -131,7 +132,7 @@ impl<'a> MaskPhase<'a> {
 
 impl Steps for MaskPhase<'_> {
     fn step(&mut self, step: usize, batch: &Batch, source: Option<&Batch>) -> Result<Metrics> {
-        let Setting { config, device, .. } = self.setting;
+        let Setting { config, device, parts, .. } = self.setting;
         let images = batch.to_tensor(device)?;
         let teacher = self.teacher.logits_of(&batch.indices)?.to_device(device)?;
         let params = self.trainee.student.params();
@@ -140,29 +141,30 @@ impl Steps for MaskPhase<'_> {
 
         // Fit and close on the hard mask.
         let hard = Var::from_tensor(&self.hard_mask()?)?;
-        let forward = Forward::new(self.trainee.student.graph(), &params, Mode::Train);
-        let logits = forward.masked(self.layout.gather(hard.as_tensor())?).run(&images)?.logits;
-        let fit = imitation(&logits, &teacher)?;
-        let distance = loss::discrepancy(&logits, &teacher)?;
+        let forward = Forward::new(self.trainee.student.graph(), &params, Mode::Train).in_parts(parts);
+        let output = forward.masked(self.layout.gather(hard.as_tensor())?).run(&images)?;
+        let fit = imitation(&output.logits, &teacher)?;
+        let distance = loss::discrepancy(&output.logits, &teacher)?;
         metrics.push(("imitation", scalar(&fit)?));
         metrics.push(("discrepancy", scalar(&distance)?));
-        let mut mask_grad = self.trainee.backward(&(fit + distance)?, &mut grads, Some(&hard))?.unwrap_or_default();
-        drop(logits);
+        let total = (fit + distance)?;
+        let mask_grad = self.trainee.backward((output, &total), &mut grads, Some(&hard))?;
+        let mut mask_grad = mask_grad.unwrap_or_default();
 
         // Close on the soft mask.
         if let Some(soft) = self.soft_values(step)? {
             let values = (hard.as_tensor() * soft)?;
-            let forward = Forward::new(self.trainee.student.graph(), &params, Mode::Train);
-            let logits = forward.masked(self.layout.gather(&values)?).run(&images)?.logits;
-            let distance = loss::discrepancy(&logits, &teacher)?;
+            let forward = Forward::new(self.trainee.student.graph(), &params, Mode::Train).in_parts(parts);
+            let output = forward.masked(self.layout.gather(&values)?).run(&images)?;
+            let distance = loss::discrepancy(&output.logits, &teacher)?;
             metrics.push(("soft_discrepancy", scalar(&distance)?));
-            let more = self.trainee.backward(&distance, &mut grads, Some(&hard))?.unwrap_or_default();
+            let more = self.trainee.backward((output, &distance), &mut grads, Some(&hard))?.unwrap_or_default();
             mask_grad.iter_mut().zip(more).for_each(|(sum, g)| *sum += g);
         }
         if let (Some(images), Some(batch)) = (self.setting.source, source) {
-            let replay = source_loss((&self.trainee.student, &params), images, batch, device)?;
+            let (output, replay) = source_loss((&self.trainee.student, &params), images, batch, (device, parts))?;
             metrics.push(("source", scalar(&replay)?));
-            self.trainee.backward(&replay, &mut grads, None)?;
+            self.trainee.backward((output, &replay), &mut grads, None)?;
         }
         let lr = config.mask.lr * cosine(step as f64 / config.mask.steps as f64);
         metrics.push(("gradient_norm", self.trainee.update(grads, lr)?));

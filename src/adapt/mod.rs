@@ -13,6 +13,7 @@ mod int8;
 pub mod latency;
 mod mask_phase;
 mod measure;
+mod memory;
 mod observer;
 mod page;
 mod pass;
@@ -29,8 +30,9 @@ pub use config::{AdaptConfig, FineTuneConfig, MaskConfig, SoftMask, TeacherConfi
 pub use drive::Safety;
 pub use int8::{Int8Outcome, calibrate_int8, int8_gate};
 pub use measure::{latencies_ms, peak_rss_mb};
+pub use memory::{MemoryPlan, memory_plan};
 pub use observer::{Metrics, Observer, Phase, Silent};
-pub use page::page;
+pub use page::{NO_LOSSES, page};
 pub use pass::{Answers, Network, PassConfig, answer, answer_by};
 pub use report::{AdaptedBy, GroupWidth, LatencyFigures, ModelFigures, PhaseReport, Report};
 pub use run::{Job, Outcome, run};

@@ -2,6 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::report::GroupWidth;
+
 /// The parts of a run, in order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -36,6 +38,8 @@ pub trait Observer {
     fn step(&mut self, _phase: Phase, _step: usize, _metrics: &Metrics) {}
     /// Work outside the steps is done to this part, 0 to 1.
     fn work(&mut self, _name: &str, _part: f64) {}
+    /// It is decided which channels stay.
+    fn channels(&mut self, _groups: &[GroupWidth]) {}
     /// Something outside the steps goes on, for example "statistics of the target".
     fn note(&mut self, _text: &str) {}
     /// A checkpoint was written.

@@ -5,8 +5,8 @@ use super::gate::Verdict;
 use super::report::{AdaptedBy, GroupWidth, ModelFigures, PhaseReport, Report};
 use crate::plot::{Bar, Page, Series, bar_chart, line_chart, number};
 
-/// What is no loss: other units, charts of their own or none.
-const NO_LOSSES: [&str; 4] = ["gradient_norm", "primal_residual", "entries_kept", "soft_mask_mean"];
+/// Metrics of steps that are no loss: other units, charts of their own or none.
+pub const NO_LOSSES: [&str; 4] = ["gradient_norm", "primal_residual", "entries_kept", "soft_mask_mean"];
 /// Broken images that are listed one by one.
 const MOST_BROKEN: usize = 50;
 

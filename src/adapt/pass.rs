@@ -77,6 +77,8 @@ pub struct PassConfig<'a> {
     pub preprocess: &'a Preprocess,
     /// Images per forward.
     pub batch_size: usize,
+    /// Parts that these go through the network in.
+    pub parts: usize,
     /// Where to compute.
     pub device: &'a Device,
 }
@@ -97,7 +99,8 @@ pub fn answer(
     let transform = Transform::Eval(config.preprocess.clone());
     for batch in OrderedPass::new(images.subset(indices.to_vec())?, transform, pass_config(config.batch_size))? {
         let batch = batch?;
-        let output = Forward::new(network.graph, network.params, mode).run(&batch.to_tensor(config.device)?)?;
+        let forward = Forward::new(network.graph, network.params, mode).in_parts(config.parts);
+        let output = forward.run(&batch.to_tensor(config.device)?)?;
         logits.push(output.logits.to_device(&Device::Cpu)?);
         features.push(output.features.to_device(&Device::Cpu)?);
         seen.extend(batch.indices);
@@ -156,7 +159,7 @@ pub fn estimate_statistics(
     let mut batches = 0.0;
     let transform = Transform::Eval(config.preprocess.clone());
     for batch in OrderedPass::new(images.subset(order)?, transform, pass_config(config.batch_size))? {
-        let forward = Forward::new(network.graph, network.params, Mode::Train);
+        let forward = Forward::new(network.graph, network.params, Mode::Train).in_parts(config.parts);
         for (node, batch) in forward.run(&batch?.to_tensor(config.device)?)?.statistics {
             let sum = match sums.remove(&node) {
                 Some((mean, var)) => ((mean + batch.mean)?, (var + batch.var)?),

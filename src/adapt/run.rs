@@ -10,17 +10,18 @@ use super::drive::Safety;
 use super::gate::{Expect, Verdict, judge};
 use super::int8::{calibrate_int8, int8_gate};
 use super::measure::{latencies_ms, peak_rss_mb};
+use super::memory::memory_plan;
 use super::observer::Observer;
 use super::pass::{Answers, Network, PassConfig, answer};
 use super::report::{GroupWidth, ImageCounts, LatencyFigures, ModelFigures, Report};
 use super::stages::{Adapted, Pruned, Stages};
 use super::target::ImageSet;
 use super::train::Setting;
-use crate::Result;
 use crate::engine::Precision;
 use crate::graph::{ChannelGroups, Graph};
 use crate::model::{CompactModel, Mode, Params, Provenance, Teacher};
 use crate::prune::Measure;
+use crate::{Error, Result};
 
 /// What a run works on.
 #[derive(Debug)]
@@ -64,6 +65,8 @@ pub(super) struct Context<'a> {
     /// Images the gate judges by.
     pub held: Vec<usize>,
     pub config: &'a AdaptConfig,
+    /// Parts that a batch goes through the network in.
+    pub parts: usize,
     pub device: &'a Device,
     pub groups: &'a ChannelGroups,
     pub latency_table: Option<&'a Path>,
@@ -72,12 +75,12 @@ pub(super) struct Context<'a> {
 impl<'a> Context<'a> {
     pub fn pass(&self) -> PassConfig<'a> {
         let preprocess = &self.teacher.info.preprocess;
-        PassConfig { preprocess, batch_size: self.config.batch_size, device: self.device }
+        PassConfig { preprocess, batch_size: self.config.batch_size, parts: self.parts, device: self.device }
     }
 
     pub fn setting(&self) -> Setting<'a> {
-        let Self { teacher, groups, source, config, device, .. } = *self;
-        Setting { graph: &teacher.graph, groups, source, config, device }
+        let Self { teacher, groups, source, config, parts, device, .. } = *self;
+        Setting { graph: &teacher.graph, groups, source, config, parts, device }
     }
 
     /// Answers of a served network for all readable target images.
@@ -100,6 +103,10 @@ impl<'a> Context<'a> {
 /// writing.
 pub fn run(job: &Job, observer: &mut dyn Observer) -> Result<Outcome> {
     job.config.validate()?;
+    let plan = memory_plan(&job.teacher.graph, job.config)?;
+    if job.config.memory_bytes.is_some() && !job.device.is_cpu() {
+        return Err(Error::Config("memory: a limit can be kept with --device cpu only".into()));
+    }
     let groups = ChannelGroups::new(&job.teacher.graph, job.config.scope);
     let (train, held) = job.target.split(job.config.holdout, job.config.seed);
     let context = Context {
@@ -109,6 +116,7 @@ pub fn run(job: &Job, observer: &mut dyn Observer) -> Result<Outcome> {
         train,
         held,
         config: job.config,
+        parts: plan.parts,
         device: job.device,
         groups: &groups,
         latency_table: job.latency_table,

@@ -14,13 +14,13 @@ use super::mask_phase::MaskPhase;
 use super::observer::{Observer, Phase};
 use super::pass::{Answers, Network, estimate_statistics};
 use super::ranking;
-use super::report::{AdaptedBy, PhaseReport};
+use super::report::{AdaptedBy, GroupWidth, PhaseReport};
 use super::run::{Context, Job};
 use super::target::pass_config;
 use super::teacher_phase::TeacherPhase;
 use crate::data::{OrderedPass, Transform};
 use crate::graph::Graph;
-use crate::model::{Params, Student};
+use crate::model::{Params, Student, TrainScope};
 use crate::prune::{Admm, Measure, Selector, surgery};
 use crate::{Error, Result};
 
@@ -235,7 +235,8 @@ impl<'a> Stages<'a> {
             self.candidate(AdaptedBy::Source, teacher.params.clone(), before)?,
             self.candidate(AdaptedBy::Statistics, statistics.clone(), before)?,
         ];
-        if context.config.teacher.steps > 0 {
+        // The classifier is frozen in this phase: with nothing else to train there is nothing to do.
+        if context.config.teacher.steps > 0 && context.config.train != TrainScope::Head {
             let mut phase = TeacherPhase::new(context, &statistics)?;
             self.drive(Phase::Teacher, context.config.teacher.steps, &mut phase)?;
             let trained = self.with_statistics(&teacher.graph, &phase.into_params()?)?;
@@ -268,6 +269,7 @@ impl<'a> Stages<'a> {
             cost.macs,
             cost.params
         );
+        self.driver.observer.channels(&GroupWidth::all(groups, &keep));
         let mut phase = FineTunePhase::new(context.setting(), &small, &small_params, &adapted.answers)?;
         self.drive(Phase::FineTune, context.config.fine_tune.steps, &mut phase)?;
         self.note("batch-norm statistics of the student")?;

@@ -12,7 +12,7 @@ use candle_core::Tensor;
 use super::checkpoint::Sections;
 use super::drive::Steps;
 use super::observer::Metrics;
-use super::pass::{Network, PassConfig, answer};
+use super::pass::{Network, answer};
 use super::run::Context;
 use super::train::{Trainee, scalar, source_loss};
 use crate::Result;
@@ -41,13 +41,12 @@ impl<'a> TeacherPhase<'a> {
 
     /// Computes pseudo labels anew, with batch statistics as in training.
     fn refresh_labels(&mut self, step: usize) -> Result<()> {
-        let Context { images, train, config, device, teacher, .. } = self.context;
+        let Context { images, train, config, teacher, .. } = self.context;
         let mut order = train.clone();
         Rng::stream(config.seed ^ 0x4C41_4245, step as u64).shuffle(&mut order);
         let params = self.trainee.student.frozen_params();
         let network = Network { graph: &teacher.graph, params: &params };
-        let pass = PassConfig { preprocess: &teacher.info.preprocess, batch_size: config.batch_size, device };
-        let answers = answer(network, images, &order, Mode::Train, &pass)?;
+        let answers = answer(network, images, &order, Mode::Train, &self.context.pass())?;
         let labels = loss::pseudo_labels(&answers.features, &answers.logits)?;
         let weights = labels.confidence_weights(teacher.graph.num_classes());
         let rows = answers.indices.iter().zip(labels.labels.iter().zip(weights));
@@ -58,13 +57,14 @@ impl<'a> TeacherPhase<'a> {
 
 impl Steps for TeacherPhase<'_> {
     fn step(&mut self, step: usize, batch: &Batch, source: Option<&Batch>) -> Result<Metrics> {
-        let Context { config, device, .. } = self.context;
+        let Context { config, device, parts, .. } = *self.context;
         let teacher = &config.teacher;
         if step.is_multiple_of(teacher.steps.div_ceil(teacher.label_refreshes)) {
             self.refresh_labels(step)?;
         }
         let params = self.trainee.student.params();
-        let output = Forward::new(self.trainee.student.graph(), &params, Mode::Train).run(&batch.to_tensor(device)?)?;
+        let forward = Forward::new(self.trainee.student.graph(), &params, Mode::Train).in_parts(parts);
+        let output = forward.run(&batch.to_tensor(device)?)?;
         let rows = batch.indices.iter().map(|i| self.labels.get(i).copied().unwrap_or((0, 0.0)));
         let (labels, weights): (Vec<u32>, Vec<f32>) = rows.unzip();
         let n = labels.len();
@@ -75,11 +75,11 @@ impl Steps for TeacherPhase<'_> {
         let total = (&information + (&pseudo * teacher.pseudo_label_weight)?)?;
         let mut metrics = vec![("information_maximisation", scalar(&information)?), ("pseudo_label", scalar(&pseudo)?)];
         let mut grads = Grads::new();
-        self.trainee.backward(&total, &mut grads, None)?;
+        self.trainee.backward((output, &total), &mut grads, None)?;
         if let (Some(images), Some(batch)) = (self.context.source, source) {
-            let replay = source_loss((&self.trainee.student, &params), images, batch, device)?;
+            let (output, replay) = source_loss((&self.trainee.student, &params), images, batch, (device, parts))?;
             metrics.push(("source", scalar(&replay)?));
-            self.trainee.backward(&replay, &mut grads, None)?;
+            self.trainee.backward((output, &replay), &mut grads, None)?;
         }
         let lr = teacher.lr * inverse_power(step as f64 / teacher.steps as f64);
         metrics.push(("gradient_norm", self.trainee.update(grads, lr)?));

@@ -10,7 +10,8 @@ use super::target::ImageSet;
 use crate::data::Batch;
 use crate::graph::{ChannelGroups, Graph};
 use crate::loss;
-use crate::model::{Forward, Mode, Params, Student};
+use crate::model::{Forward, Mode, Output, Params, Student};
+use crate::nn;
 use crate::optim::{Grads, Optimizer, Sgd, SgdConfig, clip_grad_norm, take_grads};
 use crate::{Error, Result};
 
@@ -23,6 +24,8 @@ pub(super) struct Setting<'a> {
     /// Labelled images to replay.
     pub source: Option<&'a ImageSet>,
     pub config: &'a AdaptConfig,
+    /// Parts that a batch goes through the network in.
+    pub parts: usize,
     pub device: &'a Device,
 }
 
@@ -36,21 +39,31 @@ pub(super) struct Trainee {
 
 impl Trainee {
     pub fn new(student: Student, config: &AdaptConfig) -> Result<Self> {
+        let student = student.train_only(config.train);
         let sgd =
             SgdConfig { momentum: 0.9, nesterov: true, weight_decay: config.weight_decay, ..SgdConfig::default() };
         Ok(Self { vars: student.trainable(), student, sgd: Sgd::new(sgd)?, clip_norm: config.clip_norm })
     }
 
-    /// Gradients of `loss` with respect to the variables, added to `grads`, and those of `extra`.
-    pub fn backward(&self, loss: &Tensor, grads: &mut Grads, extra: Option<&Var>) -> Result<Option<Vec<f32>>> {
-        let mut store = loss.backward()?;
+    /// Gradients of `loss`, a function of `output`, with respect to the variables, added to `grads`, and those of `extra`.
+    pub fn backward(
+        &self,
+        (output, loss): (Output, &Tensor),
+        grads: &mut Grads,
+        extra: Option<&Var>,
+    ) -> Result<Option<Vec<f32>>> {
+        let mut store = output.backward(loss)?;
         for (name, grad) in take_grads(&self.vars, &mut store) {
             let sum = match grads.remove(&name) {
-                Some(before) => (before + grad)?,
+                Some(sum) if sum.device().is_cpu() => {
+                    nn::add_to(&sum, &grad.contiguous()?)?;
+                    sum
+                }
+                Some(sum) => (sum + grad)?,
                 None => grad,
             };
             // Detached, or the whole tape would stay alive behind the gradient.
-            grads.insert(name, sum.detach());
+            grads.insert(name, sum.detach().contiguous()?);
         }
         extra.and_then(|var| store.remove(var)).map(|g| Ok(g.to_vec1()?)).transpose()
     }
@@ -92,13 +105,13 @@ pub(super) fn imitation(student: &Tensor, teacher: &Tensor) -> Result<Tensor> {
     Ok((loss::distillation(student, teacher, TEMPERATURE)? + (labelled * PSEUDO_LABEL_WEIGHT)?)?)
 }
 
-/// Cross-entropy of the network on a labelled source batch.
+/// The network's output on a labelled source batch, and its cross-entropy.
 pub(super) fn source_loss(
     student: (&Student, &Params),
     source: &ImageSet,
     batch: &Batch,
-    device: &Device,
-) -> Result<Tensor> {
+    (device, parts): (&Device, usize),
+) -> Result<(Output, Tensor)> {
     let labels = batch
         .indices
         .iter()
@@ -107,8 +120,10 @@ pub(super) fn source_loss(
         })
         .collect::<Result<Vec<u32>>>()?;
     let labels = Tensor::from_vec(labels, batch.indices.len(), device)?;
-    let output = Forward::new(student.0.graph(), student.1, Mode::Train).run(&batch.to_tensor(device)?)?;
-    loss::cross_entropy(&output.logits, &labels, None)
+    let forward = Forward::new(student.0.graph(), student.1, Mode::Train).in_parts(parts);
+    let output = forward.run(&batch.to_tensor(device)?)?;
+    let loss = loss::cross_entropy(&output.logits, &labels, None)?;
+    Ok((output, loss))
 }
 
 pub(super) fn scalar(loss: &Tensor) -> Result<f64> {

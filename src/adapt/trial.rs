@@ -10,6 +10,7 @@ use super::config::AdaptConfig;
 use super::drive::Steps;
 use super::finetune_phase::FineTunePhase;
 use super::mask_phase::MaskPhase;
+use super::memory::memory_plan;
 use super::pass::Answers;
 use super::train::Setting;
 use crate::data::Batch;
@@ -68,7 +69,8 @@ pub fn trial(
     device: &Device,
 ) -> Result<Vec<Duration>> {
     let groups = ChannelGroups::new(&model.graph, config.scope);
-    let setting = Setting { graph: &model.graph, groups: &groups, source: None, config, device };
+    let parts = memory_plan(&model.graph, config)?.parts;
+    let setting = Setting { graph: &model.graph, groups: &groups, source: None, config, parts, device };
     let mut rng = Rng::new(config.seed);
     let (batch, answers) = random_batch(setting, &mut rng)?;
     match kind {

@@ -6,7 +6,7 @@ use candle_core::Device;
 use serde::{Deserialize, Serialize};
 
 use crate::Result;
-use crate::adapt::{AdaptConfig, StepKind, peak_rss_mb, trial};
+use crate::adapt::{AdaptConfig, StepKind, memory_plan, peak_rss_mb, trial};
 use crate::model::Teacher;
 
 /// Steps before measuring. The adversary moves every second step, so both numbers are even.
@@ -27,6 +27,10 @@ pub struct TrainingSpeed {
     pub threads: usize,
     /// Throughput over all measured steps.
     pub images_per_s: f64,
+    /// Parts that a batch went through the network in.
+    pub parts: usize,
+    /// Most memory a run was expected to take, in MiB.
+    pub planned_mb: u64,
     /// Most memory this process held, in MiB.
     pub peak_rss_mb: u64,
     /// Steps measured.
@@ -60,6 +64,7 @@ pub fn training_speed(
     let [_, height, width] = model.graph.input_shape();
     let [height, width] = config.augment.train_size.unwrap_or([height, width]);
     let steps = steps.next_multiple_of(2);
+    let plan = memory_plan(&model.graph, config)?;
     let times = trial(kind, model, config, WARM_UPS + steps, device)?;
     let mean = times[WARM_UPS..].iter().sum::<Duration>().as_secs_f64() / steps as f64;
     Ok(TrainingSpeed {
@@ -69,6 +74,8 @@ pub fn training_speed(
         size: if height == width { Size::Side(height) } else { Size::Sides([height, width]) },
         threads: rayon::current_num_threads(),
         images_per_s: config.batch_size as f64 / mean,
+        parts: plan.parts,
+        planned_mb: plan.bytes >> 20,
         peak_rss_mb: peak_rss_mb(),
         steps,
         step_ms: mean * 1e3,

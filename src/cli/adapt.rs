@@ -10,10 +10,11 @@ use clap::Args;
 use super::model_args::{ComputeArgs, ModelArgs};
 use super::output::{print, summary, table};
 use super::progress::Progress;
+use super::progress_file::Recorded;
 use super::run_args::RunArgs;
 use super::signals::stop_flag;
 use crate::adapt::latency::{LatencyTable, TableIdentity, default_path};
-use crate::adapt::{self, AdaptConfig, ImageSet, Job, Outcome, Safety, page};
+use crate::adapt::{self, AdaptConfig, ImageSet, Job, Outcome, Safety, memory_plan, page};
 use crate::data::{DEFAULT_CACHE_BYTES, Source, SourceConfig};
 use crate::weights::write_bytes_atomic;
 use crate::{Error, Result};
@@ -56,6 +57,9 @@ pub(super) struct AdaptArgs {
     /// Throw an existing checkpoint away
     #[arg(long)]
     restart: bool,
+    /// Append to this file how far the run is, one JSON object per line
+    #[arg(long, value_name = "FILE")]
+    progress: Option<PathBuf>,
     /// Print one JSON object instead of a table
     #[arg(long)]
     json: bool,
@@ -81,6 +85,7 @@ impl AdaptArgs {
         ];
         outputs.extend(self.adapted_out.as_ref().map(|path| ("--adapted-out", path)));
         outputs.extend(self.latency_table.as_ref().map(|path| ("--latency-table", path)));
+        outputs.extend(self.progress.as_ref().map(|path| ("--progress", path)));
         let mut inputs = vec![("--teacher", &self.teacher), ("--target", &self.target)];
         inputs.extend(self.source.as_ref().map(|path| ("--source", path)));
         check_outputs(&outputs, &inputs)?;
@@ -123,6 +128,14 @@ impl AdaptArgs {
             target.broken().len(),
             rayon::current_num_threads()
         );
+        let plan = memory_plan(&teacher.graph, &config)?;
+        log::info!(
+            "memory planned at_most_mb={} limit_mb={} batch={} parts={}",
+            plan.bytes >> 20,
+            config.memory_bytes.map_or("none".to_string(), |bytes| (bytes >> 20).to_string()),
+            config.batch_size,
+            plan.parts
+        );
         let every = Duration::from_secs(self.checkpoint_every);
         let safety = Safety { checkpoint: Some(checkpoint.clone()), every, stop };
         let job = Job {
@@ -135,7 +148,8 @@ impl AdaptArgs {
             latency_table: latency_table.as_deref(),
             resume,
         };
-        let outcome = adapt::run(&job, &mut Progress::new())?;
+        let mut observer = Recorded::new(Progress::new(), self.progress.as_deref())?;
+        let outcome = adapt::run(&job, &mut observer)?;
         let written = write_outcome(&outcome, &self.out, self.adapted_out.as_deref(), &report_path)?;
         remove(&checkpoint)?;
         print(&if self.json { summary(&outcome.report).to_string() } else { table(&outcome.report) })?;

@@ -10,13 +10,14 @@ use serde_json::json;
 use super::model_args::ComputeArgs;
 use super::model_source::{ModelSource, SourcedModel};
 use super::output::print;
+use super::run_args::parse_bytes;
 use crate::adapt::{AdaptConfig, StepKind};
 use crate::bench::{
     Baseline, Case, Comparison, Limits, Row, Subject, cold_start, measure, page, serve_once, table, training_speed,
 };
 use crate::board::{Board, warnings};
 use crate::engine::{Isa, Precision};
-use crate::model::{Teacher, metadata};
+use crate::model::{Teacher, TrainScope, metadata};
 use crate::weights::{write_atomic, write_bytes_atomic};
 use crate::{Error, Result};
 
@@ -246,6 +247,12 @@ struct TrainingArgs {
     /// Height and width of the images [default: --size, or what `adapt` takes for a file]
     #[arg(long, value_name = "SIDE", value_parser = clap::value_parser!(u16).range(8..=4096))]
     train_size: Option<u16>,
+    /// Most memory to take, as in 600MB: batches then go through the network in parts
+    #[arg(long, value_name = "SIZE", value_parser = parse_bytes)]
+    memory: Option<u64>,
+    /// What is trained: all, head, bn or last:N
+    #[arg(long, value_name = "WHAT", default_value_t = TrainScope::All)]
+    train: TrainScope,
     /// plain: forward, backward, update; admp: fit, close and probe with their updates
     #[arg(long, value_name = "STEP", default_value_t = StepKind::Plain)]
     step: StepKind,
@@ -273,6 +280,7 @@ impl TrainingArgs {
             if let Some(batch) = self.batch {
                 config.batch_size = usize::from(batch);
             }
+            (config.memory_bytes, config.train) = (self.memory, self.train);
             if file.is_none() {
                 config.augment.train_size = None;
             }
@@ -283,8 +291,16 @@ impl TrainingArgs {
             print(&match self.json {
                 true => json!(speed).to_string(),
                 false => format!(
-                    "{name}: {:.2} images/s, {:.0} ms a {} step of {} images, {} threads, peak memory {} MB",
-                    speed.images_per_s, speed.step_ms, speed.step, speed.batch, speed.threads, speed.peak_rss_mb
+                    "{name}: {:.2} images/s, {:.0} ms a {} step of {} images, {} threads, {} parts, \
+                     peak memory {} MB, planned {} MB",
+                    speed.images_per_s,
+                    speed.step_ms,
+                    speed.step,
+                    speed.batch,
+                    speed.threads,
+                    speed.parts,
+                    speed.peak_rss_mb,
+                    speed.planned_mb
                 ),
             })?;
         }

@@ -4,6 +4,7 @@ mod adapt;
 mod allocator;
 mod bench;
 mod config;
+mod daemon;
 mod demo;
 mod doctor;
 mod eval;
@@ -15,10 +16,12 @@ mod models;
 mod output;
 mod predict;
 mod progress;
+mod progress_file;
 mod quantize;
 mod run_args;
 mod serve;
 mod signals;
+mod status;
 
 use clap::{Parser, Subcommand};
 
@@ -62,9 +65,13 @@ enum Command {
     Bench(Box<bench::BenchArgs>),
     /// Serve models over HTTP, in the Open Inference Protocol
     Serve(Box<serve::ServeArgs>),
+    /// Serve, collect images, adapt to them and swap in the student: unattended
+    Daemon(daemon::DaemonArgs),
+    /// Show what the daemon is doing
+    Status(status::StatusArgs),
     /// Look whether this board is fit to work: heat, clock, memory, folders; with advice
     Doctor(doctor::DoctorArgs),
-    /// Print or check the configuration of `serve`
+    /// Print or check the configuration of `serve` and `daemon`
     Config(config::ConfigArgs),
     #[command(hide = true)]
     ColdStart(bench::ColdStartArgs),
@@ -88,6 +95,8 @@ impl Cli {
             Command::Models(args) => args.run(),
             Command::Bench(args) => args.run(),
             Command::Serve(args) => args.run(release_memory),
+            Command::Daemon(args) => args.run(release_memory),
+            Command::Status(args) => args.run(),
             Command::Doctor(args) => args.run(),
             Command::Config(args) => args.run(),
             Command::ColdStart(args) => args.run(),

@@ -5,6 +5,7 @@ use clap::{Args, ValueEnum};
 use crate::adapt::{AdaptConfig, SoftMask};
 use crate::engine::Precision;
 use crate::graph::Scope;
+use crate::model::TrainScope;
 use crate::prune::Budget;
 use crate::prune::importance::Criterion;
 use crate::{Error, Result};
@@ -76,6 +77,13 @@ pub(super) struct RunArgs {
     /// Images per step [default: 32; 64 for inputs up to 64 pixels]
     #[arg(long, value_name = "N")]
     batch_size: Option<usize>,
+    /// Most memory the process may take, as in 600MB: batches then go through the network in parts, each normalised by its
+    /// own statistics. The parts are told at the start [default: no limit]
+    #[arg(long, value_name = "SIZE", value_parser = parse_bytes)]
+    memory: Option<u64>,
+    /// What is trained: all, head (the classifier), bn (scales and shifts of batch norms) or last:N (layers)
+    #[arg(long, value_name = "WHAT", default_value_t = TrainScope::All)]
+    train: TrainScope,
     /// Height and width of training images, where they shall differ from the default
     #[arg(long, value_name = "SIDE", value_parser = clap::value_parser!(u16).range(8..=4096))]
     train_size: Option<u16>,
@@ -113,6 +121,16 @@ fn parse_cap(text: &str) -> Result<(String, f64), String> {
     Ok((name.to_string(), fraction.parse().map_err(|_| format!("{fraction:?} is not a number"))?))
 }
 
+/// A size such as 600MB, 2GB or 900000000: units of 2¹⁰, as memory is counted.
+pub(super) fn parse_bytes(text: &str) -> Result<u64, String> {
+    let units = [("kB", 10), ("MB", 20), ("GB", 30), ("B", 0), ("", 0)];
+    let found = units.iter().find_map(|(unit, shift)| Some((text.strip_suffix(unit)?, shift)));
+    let (number, shift) = found.ok_or("expected a size such as 600MB")?;
+    let number: f64 = number.trim().parse().map_err(|_| format!("expected a size such as 600MB, got {text:?}"))?;
+    let bytes = number * f64::from(1u32 << shift);
+    if bytes.is_finite() && bytes >= 1.0 { Ok(bytes as u64) } else { Err(format!("{text:?} is no size")) }
+}
+
 impl RunArgs {
     /// Lays the arguments over a model's defaults.
     ///
@@ -137,6 +155,8 @@ impl RunArgs {
         set(&mut config.limits.round_to, self.round_to);
         set(&mut config.seed, self.seed);
         set(&mut config.batch_size, self.batch_size);
+        config.memory_bytes = self.memory;
+        config.train = self.train;
         if let Some(side) = self.train_size.map(usize::from) {
             config.augment.train_size = Some([side, side]);
         }

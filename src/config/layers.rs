@@ -103,6 +103,11 @@ impl<T: DeserializeOwned> Layers<T> {
         let unknown = unknown(origin, &format!("key {section}.{key}"), nearest(key, keys.keys().map(String::as_str)));
         let old = keys.get_mut(key).ok_or(unknown)?;
         let new = value(old).map_err(|what| Error::Config(format!("{origin}: {section}.{key}: {what}")))?;
+        let new = match (new, &*old) {
+            // A whole number is a number, too.
+            (Value::Integer(whole), Value::Float(_)) => Value::Float(whole as f64),
+            (new, _) => new,
+        };
         if kind(&new) != kind(old) {
             let (want, got) = (kind(old), kind(&new));
             return Err(Error::Config(format!("{origin}: {section}.{key}: expected {want}, got {got}")));

@@ -14,23 +14,47 @@ use serde::Deserialize;
 
 use layers::Layers;
 
+use crate::daemon::{ChildConfig, DaemonConfig, General, GuardConfig, IntakeConfig, TriggerConfig, WatchConfig};
 use crate::serve::ServeConfig;
 use crate::{Error, Result};
 
 /// Every section.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Config {
     /// `[serve]`.
     pub serve: ServeConfig,
+    daemon: General,
+    intake: IntakeConfig,
+    trigger: TriggerConfig,
+    adapt: ChildConfig,
+    guard: GuardConfig,
+    watch: WatchConfig,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self::new(ServeConfig::default(), DaemonConfig::default())
+    }
 }
 
 impl Config {
+    fn new(serve: ServeConfig, daemon: DaemonConfig) -> Self {
+        let DaemonConfig { daemon, intake, trigger, adapt, guard, watch } = daemon;
+        Self { serve, daemon, intake, trigger, adapt, guard, watch }
+    }
+
+    /// The sections of the daemon.
+    pub fn daemon(&self) -> DaemonConfig {
+        let Self { daemon, intake, trigger, adapt, guard, watch, .. } = self.clone();
+        DaemonConfig { daemon, intake, trigger, adapt, guard, watch }
+    }
+
     /// The default configuration as a file, every key with what it means.
     pub fn documented() -> String {
         let head = "# Configuration of secateur, as TOML. Every key can be left out; these are the defaults.\n\
                     # Environment variables such as SECATEUR_SERVE__LISTEN go before this file, flags before both.\n";
-        [head, ServeConfig::DOCUMENTED].join("\n")
+        [head, ServeConfig::DOCUMENTED, DaemonConfig::DOCUMENTED].join("\n")
     }
 
     /// The defaults, overridden by `file`, overridden by `environment`, overridden by `flags`: pairs of a key such as
@@ -55,6 +79,7 @@ impl Config {
         }
         let config = layers.finish();
         config.serve.validate()?;
+        config.daemon().validate()?;
         Ok(config)
     }
 }

@@ -30,6 +30,17 @@ fn flags_go_before_the_environment_and_that_before_the_file() {
 }
 
 #[test]
+fn a_whole_number_is_a_number_and_the_daemon_has_its_sections() {
+    let file = "[guard]\nevery_s = 3\nquiet_hours = \"22:00-06:00\"\n[adapt]\nscheduling = \"batch\"";
+    let daemon = load(file, &[("SECATEUR_WATCH__PATIENCE_S", "7")], &[]).unwrap().daemon();
+    assert_eq!((daemon.guard.every_s, daemon.watch.patience_s), (3.0, 7.0));
+    assert_eq!(daemon.guard.quiet_hours.to_string(), "22:00-06:00");
+    assert!(refused("[trigger]\nmin_images = 2.5", &[]).contains("expected a whole number, got a number"));
+    assert!(refused("[watch]\nmin_agreement = 3", &[]).contains("watch.min_agreement: expected 0 to 1, got 3"));
+    assert!(refused("[gaurd]\n", &[]).contains("did you mean guard?"));
+}
+
+#[test]
 fn other_variables_are_not_looked_at() {
     let environment = [("SECATEUR_PYTHON", "python3"), ("PATH", "/bin"), ("SERVE__THREADS", "x")];
     assert_eq!(load("", &environment, &[]).unwrap(), Config::default());

@@ -27,7 +27,7 @@ impl Quant {
 
     /// The nearest 8-bit value.
     pub fn quantize(self, x: f32) -> u8 {
-        (x / self.scale + f32::from(self.zero)).round_ties_even() as u8
+        (x * (1.0 / self.scale) + f32::from(self.zero)).round_ties_even() as u8
     }
 
     /// What `q` stands for.

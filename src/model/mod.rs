@@ -8,19 +8,22 @@ mod compact;
 mod forward;
 mod info;
 mod mask;
+mod ops;
 #[cfg(test)]
 mod parity;
 mod runner;
+mod scope;
 mod student;
 mod teacher;
 #[cfg(test)]
 pub(crate) mod testing;
 
 pub use compact::{CompactModel, Provenance, metadata};
-pub use forward::{Forward, Mode, Output};
+pub use forward::{Forward, LEAST_IMAGES, Mode, Output};
 pub use info::ModelInfo;
 pub use mask::ChannelMask;
 pub use runner::{Runner, RunnerConfig, rank};
+pub use scope::TrainScope;
 pub use student::Student;
 pub use teacher::Teacher;
 

@@ -94,7 +94,7 @@ fn logits_and_every_gradient_agree_with_pytorch() {
             let (output, loss) = fixture.run(&student, mask.as_tensor(), mode, backend);
             let what = |of: &str| format!("{backend:?} {name} {of}");
             assert_close(&what("logits"), &output.logits, fixture.get(&format!("{name}.logits")), TOLERANCE);
-            let store = loss.backward().unwrap();
+            let store = output.backward(&loss).unwrap();
             let want = fixture.get(&format!("{name}.grad.mask"));
             assert_close(&what("mask"), store.get(&mask).unwrap(), want, TOLERANCE);
             for (param, var) in student.trainable() {
@@ -134,8 +134,8 @@ fn three_training_steps_agree_with_pytorch() {
         let student = fixture.student();
         let mut sgd = Sgd::new(SgdConfig { weight_decay: 0.05, ..SgdConfig::default() }).unwrap();
         for lr in RATES {
-            let (_, loss) = fixture.run(&student, fixture.get("mask"), Mode::Train, backend);
-            let mut store = loss.backward().unwrap();
+            let (output, loss) = fixture.run(&student, fixture.get("mask"), Mode::Train, backend);
+            let mut store = output.backward(&loss).unwrap();
             let vars = student.trainable();
             let grads = take_grads(&vars, &mut store);
             assert_eq!(grads.len(), vars.len());

@@ -1,10 +1,10 @@
 //! The student: trainable variables for every parameter of a graph.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use candle_core::{Tensor, Var};
 
-use super::Params;
+use super::{Params, TrainScope};
 use crate::graph::Graph;
 use crate::nn::BatchStatistics;
 use crate::{Error, Result};
@@ -16,6 +16,8 @@ pub struct Student {
     vars: BTreeMap<String, Var>,
     buffers: Params,
     frozen_classifier: bool,
+    /// Names of the layers that may be trained.
+    layers: BTreeSet<String>,
 }
 
 impl Student {
@@ -37,12 +39,19 @@ impl Student {
                 buffers.insert(spec.name, tensor.copy()?);
             }
         }
-        Ok(Self { graph: graph.clone(), vars, buffers, frozen_classifier: false })
+        let layers = TrainScope::All.layers(graph);
+        Ok(Self { graph: graph.clone(), vars, buffers, frozen_classifier: false, layers })
     }
 
     /// Keeps the classifier (the output layer) as it is: its weights receive neither gradient nor update.
     pub fn freeze_classifier(mut self) -> Self {
         self.frozen_classifier = true;
+        self
+    }
+
+    /// Trains what `scope` names and keeps the rest as it is.
+    pub fn train_only(mut self, scope: TrainScope) -> Self {
+        self.layers = scope.layers(&self.graph);
         self
     }
 
@@ -53,7 +62,8 @@ impl Student {
 
     fn is_frozen(&self, name: &str) -> bool {
         let classifier = &self.graph.nodes()[self.graph.output()].name;
-        self.frozen_classifier && name.strip_prefix(classifier.as_str()).is_some_and(|rest| rest.starts_with('.'))
+        let layer = name.rsplit_once('.').map_or(name, |(layer, _)| layer);
+        !self.layers.contains(layer) || (self.frozen_classifier && layer == classifier)
     }
 
     /// The variables the optimiser may change, by name.

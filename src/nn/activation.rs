@@ -7,6 +7,7 @@ use candle_core::{CpuStorage, CustomOp1, Layout, Result as CandleResult, Shape, 
 use super::Backend;
 use super::host::{self, build_rows, with_float};
 use super::simd::{Element, simd_fn};
+use super::tape::{Call, Kernel, Tape, Value, wrong_arity};
 use crate::error::Result;
 use crate::graph::Activation;
 
@@ -206,6 +207,10 @@ impl ActivationOp {
             with_function!(Some(self.0), F => slope::<T, F>(&x[range.clone()], &dy[range], dx));
         })
     }
+
+    fn gradient(&self, x: &Tensor, dy: &Tensor) -> CandleResult<Tensor> {
+        with_float!(x.dtype(), T => host::tensor(host::read2(x, dy, |x, dy| self.backward::<T>(x, dy))?, x.shape()))
+    }
 }
 
 impl CustomOp1 for ActivationOp {
@@ -220,13 +225,30 @@ impl CustomOp1 for ActivationOp {
     }
 
     fn bwd(&self, x: &Tensor, _: &Tensor, dy: &Tensor) -> CandleResult<Option<Tensor>> {
-        if !x.track_op() {
-            return Ok(None);
+        x.track_op().then(|| self.gradient(&x.contiguous()?, &dy.contiguous()?)).transpose()
+    }
+}
+
+impl Kernel for ActivationOp {
+    fn forward(&self, args: &[&Tensor]) -> CandleResult<Tensor> {
+        match *args {
+            [x] => x.apply_op1_no_bwd(self),
+            _ => Err(wrong_arity("activation", args)),
         }
-        let (x, dy) = (x.contiguous()?, dy.contiguous()?);
-        with_float!(x.dtype(), T => {
-            Ok(Some(host::tensor(host::read2(&x, &dy, |x, dy| self.backward::<T>(x, dy))?, x.shape())?))
-        })
+    }
+
+    fn backward(&self, call: &Call) -> CandleResult<Vec<Option<Tensor>>> {
+        Ok(vec![Some(self.gradient(call.arg(0)?, call.gradient)?)])
+    }
+}
+
+impl Tape {
+    /// See [`activation`].
+    ///
+    /// # Errors
+    /// As [`activation`].
+    pub fn activation(&mut self, x: &Value, function: Activation) -> Result<Value> {
+        self.apply(ActivationOp(function), &[x])
     }
 }
 

@@ -11,6 +11,7 @@ use super::Backend;
 use super::backend::{Dims, expect_shape};
 use super::host::{self, with_float};
 use super::simd::Element;
+use super::tape::{Call, Kernel, Tape, Value, wrong_arity};
 use crate::error::{Error, Result};
 use crate::graph::Conv2d;
 
@@ -24,11 +25,7 @@ use crate::graph::Conv2d;
 /// [`Error::Shape`] if the shapes do not fit `conv` or the kernel does not fit the padded input.
 pub fn conv2d(backend: Backend, x: &Tensor, weight: &Tensor, bias: Option<&Tensor>, conv: &Conv2d) -> Result<Tensor> {
     let geometry = Geometry::new(backend.dims("conv2d", x)?, conv)?;
-    let Geometry { in_channels, out_channels, conv: Conv2d { kernel: [kh, kw], groups, .. }, .. } = geometry;
-    expect_shape("conv2d", "weight", weight, &[out_channels, in_channels / groups, kh, kw])?;
-    if let Some(bias) = bias {
-        expect_shape("conv2d", "bias", bias, &[out_channels])?;
-    }
+    geometry.check(weight, bias)?;
     match backend {
         Backend::Kernels => {
             let (x, weight) = (x.contiguous()?, weight.contiguous()?);
@@ -63,6 +60,35 @@ pub fn linear(backend: Backend, x: &Tensor, weight: &Tensor, bias: Option<&Tenso
     Ok(y.reshape((n, out))?)
 }
 
+impl Tape {
+    /// See [`conv2d`].
+    ///
+    /// # Errors
+    /// As [`conv2d`].
+    pub fn conv2d(&mut self, x: &Value, weight: &Value, bias: Option<&Value>, conv: &Conv2d) -> Result<Value> {
+        let geometry = Geometry::new(Backend::Kernels.dims("conv2d", x.tensor())?, conv)?;
+        geometry.check(weight.tensor(), bias.map(Value::tensor))?;
+        self.apply(ConvOp(geometry), &[Some(x), Some(weight), bias].into_iter().flatten().collect::<Vec<_>>())
+    }
+
+    /// See [`linear`].
+    ///
+    /// # Errors
+    /// As [`linear`].
+    pub fn linear(&mut self, x: &Value, weight: &Value, bias: Option<&Value>) -> Result<Value> {
+        let (&[n, features], &[out, _]) = (x.tensor().dims(), weight.tensor().dims()) else {
+            let got = (x.tensor().dims(), weight.tensor().dims());
+            let expected = "linear: expected x and weight of rank 2";
+            return Err(Error::Shape(format!("{expected}, got {:?} and {:?}", got.0, got.1)));
+        };
+        expect_shape("linear", "weight", weight.tensor(), &[out, features])?;
+        let x = self.reshape(x, &[n, 1, 1, features])?;
+        let weight = self.reshape(weight, &[out, features, 1, 1])?;
+        let y = self.conv2d(&x, &weight, bias, &Conv2d::new(out, 1))?;
+        self.reshape(&y, &[n, out])
+    }
+}
+
 /// A convolution's attributes with the sizes they meet.
 #[derive(Debug, Clone, Copy)]
 struct Geometry {
@@ -89,6 +115,13 @@ impl Geometry {
             return Err(Error::Shape("conv2d: expected at least one output channel, got 0".into()));
         }
         Ok(Self { batch, in_channels: channels, out_channels: conv.out_channels, input: size, output, conv: *conv })
+    }
+
+    /// Checks the parameters' shapes.
+    fn check(&self, weight: &Tensor, bias: Option<&Tensor>) -> Result<()> {
+        let Self { in_channels, out_channels, conv: Conv2d { kernel: [kh, kw], groups, .. }, .. } = *self;
+        expect_shape("conv2d", "weight", weight, &[out_channels, in_channels / groups, kh, kw])?;
+        bias.map_or(Ok(()), |bias| expect_shape("conv2d", "bias", bias, &[out_channels]))
     }
 
     /// One filter per channel.
@@ -131,36 +164,59 @@ impl ConvOp {
         (host::storage(y), (batch, h, w, out_channels).into())
     }
 
-    /// Gradients of x and weight, each only if tracked.
-    fn backward<T: Element>(&self, x: &Tensor, weight: &Tensor, dy: &Tensor) -> CandleResult<[Option<Tensor>; 2]> {
-        let depthwise = self.0.is_depthwise();
-        let dx = if x.track_op() {
-            let dx = host::read2::<T, _>(&weight.contiguous()?, dy, |weight, dy| match depthwise {
-                true => depthwise::input_gradient(&self.0, weight, dy),
-                false => dense::input_gradient(&self.0, weight, dy),
-            })?;
-            Some(host::tensor(dx, x.shape())?)
-        } else {
-            None
-        };
-        let dweight = if weight.track_op() {
-            let dweight = host::read2::<T, _>(&x.contiguous()?, dy, |x, dy| match depthwise {
-                true => depthwise::weight_gradient(&self.0, x, dy),
-                false => dense::weight_gradient(&self.0, x, dy),
-            })?;
-            Some(host::tensor(dweight, weight.shape())?)
-        } else {
-            None
-        };
-        Ok([dx, dweight])
+    fn input_gradient<T: Element>(&self, weight: &Tensor, dy: &Tensor) -> CandleResult<Tensor> {
+        let g = &self.0;
+        let dx = host::read2::<T, _>(&weight.contiguous()?, dy, |weight, dy| match g.is_depthwise() {
+            true => depthwise::input_gradient(g, weight, dy),
+            false => dense::input_gradient(g, weight, dy),
+        })?;
+        host::tensor(dx, (g.batch, g.input[0], g.input[1], g.in_channels))
     }
 
-    fn bias_gradient<T: Element>(&self, bias: &Tensor, dy: &Tensor) -> CandleResult<Option<Tensor>> {
-        if !bias.track_op() {
-            return Ok(None);
-        }
+    fn weight_gradient<T: Element>(&self, x: &Tensor, dy: &Tensor) -> CandleResult<Tensor> {
+        let g = &self.0;
+        let dweight = host::read2::<T, _>(&x.contiguous()?, dy, |x, dy| match g.is_depthwise() {
+            true => depthwise::weight_gradient(g, x, dy),
+            false => dense::weight_gradient(g, x, dy),
+        })?;
+        host::tensor(dweight, (g.out_channels, g.group_in(), g.conv.kernel[0], g.conv.kernel[1]))
+    }
+
+    fn bias_gradient<T: Element>(&self, dy: &Tensor) -> CandleResult<Tensor> {
         let sums = host::read::<T, _>(dy, |dy| super::norm::column_sums(dy, self.0.out_channels))?;
-        Ok(Some(host::tensor(sums, bias.shape())?))
+        host::tensor(sums, self.0.out_channels)
+    }
+}
+
+impl Kernel for ConvOp {
+    fn forward(&self, args: &[&Tensor]) -> CandleResult<Tensor> {
+        match *args {
+            [x, weight] => x.apply_op2_no_bwd(weight, self),
+            [x, weight, bias] => x.apply_op3_no_bwd(weight, bias, self),
+            _ => Err(wrong_arity("conv2d", args)),
+        }
+    }
+
+    fn backward(&self, call: &Call) -> CandleResult<Vec<Option<Tensor>>> {
+        let (dy, wanted) = (call.gradient, call.wanted);
+        with_float!(dy.dtype(), T => {
+            let dx = wanted[0].then(|| self.input_gradient::<T>(call.arg(1)?, dy)).transpose()?;
+            let dweight = wanted[1].then(|| self.weight_gradient::<T>(call.arg(0)?, dy)).transpose()?;
+            let mut gradients = vec![dx, dweight];
+            if call.shapes.len() == 3 {
+                gradients.push(wanted[2].then(|| self.bias_gradient::<T>(dy)).transpose()?);
+            }
+            Ok(gradients)
+        })
+    }
+
+    fn reads(&self, index: usize, wanted: &[bool]) -> bool {
+        // The gradient of either factor needs the other; the bias is needed for none.
+        match index {
+            0 => wanted[1],
+            1 => wanted[0],
+            _ => false,
+        }
     }
 }
 
@@ -181,8 +237,10 @@ impl CustomOp2 for ConvOp {
         dy: &Tensor,
     ) -> CandleResult<(Option<Tensor>, Option<Tensor>)> {
         let dy = dy.contiguous()?;
-        let [dx, dweight] = with_float!(dy.dtype(), T => self.backward::<T>(x, weight, &dy))?;
-        Ok((dx, dweight))
+        with_float!(dy.dtype(), T => {
+            let dx = x.track_op().then(|| self.input_gradient::<T>(weight, &dy)).transpose()?;
+            Ok((dx, weight.track_op().then(|| self.weight_gradient::<T>(x, &dy)).transpose()?))
+        })
     }
 }
 
@@ -213,10 +271,10 @@ impl CustomOp3 for ConvOp {
         _: &Tensor,
         dy: &Tensor,
     ) -> CandleResult<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
+        let (dx, dweight) = CustomOp2::bwd(self, x, weight, dy, dy)?;
         let dy = dy.contiguous()?;
-        let [dx, dweight] = with_float!(dy.dtype(), T => self.backward::<T>(x, weight, &dy))?;
-        let dbias = with_float!(dy.dtype(), T => self.bias_gradient::<T>(bias, &dy))?;
-        Ok((dx, dweight, dbias))
+        let dbias = bias.track_op().then(|| with_float!(dy.dtype(), T => self.bias_gradient::<T>(&dy)));
+        Ok((dx, dweight, dbias.transpose()?))
     }
 }
 

@@ -54,6 +54,21 @@ pub(super) fn slice<'a, T: Element>(storage: &'a CpuStorage, layout: &Layout) ->
     }
 }
 
+/// As [`slice`], to be written.
+pub(super) fn slice_mut<'a, T: Element>(storage: &'a mut CpuStorage, layout: &Layout) -> Result<&'a mut [T]> {
+    let Some((start, end)) = layout.contiguous_offsets() else {
+        return Err(Error::RequiresContiguous { op: "nn kernel" }.bt());
+    };
+    let data = T::cpu_storage_as_slice(storage)?;
+    let (address, len) = (data.as_ptr().cast_mut(), data.len());
+    if end > len {
+        return Err(Error::Msg("layout exceeds its storage".into()).bt());
+    }
+    // SAFETY: candle has no mutable counterpart of `cpu_storage_as_slice`; the storage is borrowed mutably for `'a`, and
+    // `start..end` lies inside it.
+    Ok(unsafe { std::slice::from_raw_parts_mut(address.add(start), end - start) })
+}
+
 /// Runs `f` on the elements of a contiguous CPU tensor.
 pub(super) fn read<T: Element, R>(x: &Tensor, f: impl FnOnce(&[T]) -> R) -> Result<R> {
     let (storage, layout) = x.storage_and_layout();

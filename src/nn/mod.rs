@@ -1,8 +1,9 @@
 //! Differentiable operations that candle lacks or does slowly, with CPU kernels and a tensor-op path for CUDA.
 //!
-//! Each operation takes a [`Backend`]. `Kernels` keeps activations channels-last and runs candle custom ops with
-//! their own gradients; `TensorOps` keeps them channels-first and builds the same function from plain candle
-//! operations whose gradients are right on every device. Parameters always have PyTorch's layout.
+//! Each operation takes a [`Backend`]. `Kernels` keeps activations channels-last and runs kernels with their own
+//! gradients, as candle custom ops or, in training, on a [`Tape`]; `TensorOps` keeps them channels-first and builds the
+//! same function from plain candle operations whose gradients are right on every device. Parameters always have
+//! PyTorch's layout.
 //!
 //! This module knows shapes and attributes of one operation at a time: no graph, no model, no parameter names.
 
@@ -18,13 +19,16 @@ mod pool;
 mod reshape;
 mod scale;
 mod simd;
+mod sum;
+mod tape;
 #[cfg(test)]
 mod testing;
 
 pub use activation::activation;
 pub use backend::Backend;
 pub use conv::{conv2d, linear};
-pub use norm::{BatchNorm, BatchStatistics, batch_norm_eval, batch_norm_train};
+pub use norm::{BatchNorm, BatchStatistics, NormValues, batch_norm_eval, batch_norm_train};
 pub use pool::{avg_pool2d, global_avg_pool, max_pool2d};
 pub use reshape::{concat, flatten, pad_channels, subsample};
 pub use scale::{mask_channels, scale};
+pub use tape::{Call, Kernel, Tape, Value, add_to};

@@ -12,6 +12,7 @@ use super::activation::{optional, with_function};
 use super::backend::expect_shape;
 use super::host::{self, with_float};
 use super::simd::Element;
+use super::tape::{Call, Kernel, Tape, Value, wrong_arity};
 use super::{Backend, activation};
 use crate::error::Result;
 use crate::graph::Activation;
@@ -23,6 +24,19 @@ pub struct BatchNorm<'a> {
     pub weight: &'a Tensor,
     /// Shift β, `[C]`.
     pub bias: &'a Tensor,
+    /// Added to the variance.
+    pub eps: f64,
+    /// Applied to the result.
+    pub activation: Option<Activation>,
+}
+
+/// The same on a [`Tape`].
+#[derive(Debug, Clone, Copy)]
+pub struct NormValues<'a> {
+    /// Scale γ, `[C]`.
+    pub weight: &'a Value,
+    /// Shift β, `[C]`.
+    pub bias: &'a Value,
     /// Added to the variance.
     pub eps: f64,
     /// Applied to the result.
@@ -161,10 +175,14 @@ impl NormOp {
         Ok(with_function!(self.activation, F => normaliser.forward::<F>(x)))
     }
 
-    /// Gradients of x (if wanted), weight and bias.
-    fn backward<T: Element>(&self, args: [&Tensor; 3], dy: &Tensor) -> CandleResult<[Option<Tensor>; 3]> {
+    /// Gradients of x, weight and bias, each only if wanted.
+    fn backward<T: Element>(
+        &self,
+        args: [&Tensor; 3],
+        dy: &Tensor,
+        [for_x, for_weight, for_bias]: [bool; 3],
+    ) -> CandleResult<[Option<Tensor>; 3]> {
         let of_batch = self.moments.get().ok_or_else(missing)?.of_batch;
-        let [for_x, for_weight, for_bias] = args.map(Tensor::track_op);
         let (x, weight, bias) = (args[0].contiguous()?, args[1].contiguous()?, args[2].contiguous()?);
         let normaliser = host::read2(&weight, &bias, |w, b| self.normaliser::<T>(w, b))??;
         let (dx, dweight, dbias) = host::read2(&x, &dy.contiguous()?, |x, dy| {
@@ -180,6 +198,59 @@ impl NormOp {
         })?;
         let wrap = |v: Option<Vec<T>>, like: &Tensor| v.map(|v| host::tensor(v, like.shape())).transpose();
         Ok([wrap(dx, &x)?, wrap(dweight, &weight)?, wrap(dbias, &bias)?])
+    }
+}
+
+impl Kernel for NormOp {
+    fn forward(&self, args: &[&Tensor]) -> CandleResult<Tensor> {
+        match *args {
+            [x, weight, bias] => x.apply_op3_no_bwd(weight, bias, self),
+            _ => Err(wrong_arity("batch_norm", args)),
+        }
+    }
+
+    fn backward(&self, call: &Call) -> CandleResult<Vec<Option<Tensor>>> {
+        let args = [call.arg(0)?, call.arg(1)?, call.arg(2)?];
+        let wanted = [call.wanted[0], call.wanted[1], call.wanted[2]];
+        with_float!(args[0].dtype(), T => Ok(self.backward::<T>(args, call.gradient, wanted)?.to_vec()))
+    }
+}
+
+impl Tape {
+    /// See [`batch_norm_train`]: output and statistics.
+    ///
+    /// # Errors
+    /// As [`batch_norm_train`].
+    pub fn batch_norm_train(&mut self, x: &Value, norm: NormValues) -> Result<(Value, BatchStatistics)> {
+        let dims = Backend::Kernels.dims("batch_norm", x.tensor())?;
+        let moments = Arc::new(OnceLock::new());
+        let y = self.batch_norm(x, norm, moments.clone())?;
+        let Moments { mean, var, .. } = moments.get().ok_or_else(missing)?;
+        let count = (dims.batch * dims.size[0] * dims.size[1]) as f64;
+        let unbiased = if count > 1.0 { count / (count - 1.0) } else { 1.0 };
+        let vector = |v: Vec<f64>| Tensor::new(v, x.tensor().device())?.to_dtype(x.tensor().dtype());
+        let var = vector(var.iter().map(|v| v * unbiased).collect())?;
+        Ok((y, BatchStatistics { mean: vector(mean.clone())?, var }))
+    }
+
+    /// See [`batch_norm_eval`].
+    ///
+    /// # Errors
+    /// As [`batch_norm_eval`].
+    pub fn batch_norm_eval(&mut self, x: &Value, norm: NormValues, running: [&Tensor; 2]) -> Result<Value> {
+        let channels = Backend::Kernels.dims("batch_norm", x.tensor())?.channels;
+        expect_shape("batch_norm", "running_mean", running[0], &[channels])?;
+        expect_shape("batch_norm", "running_var", running[1], &[channels])?;
+        let wide = |t: &Tensor| t.to_dtype(DType::F64)?.to_vec1::<f64>();
+        let moments = Moments { mean: wide(running[0])?, var: wide(running[1])?, of_batch: false };
+        self.batch_norm(x, norm, Arc::new(OnceLock::from(moments)))
+    }
+
+    fn batch_norm(&mut self, x: &Value, norm: NormValues, moments: Arc<OnceLock<Moments>>) -> Result<Value> {
+        let NormValues { weight, bias, eps, activation } = norm;
+        let channels = Backend::Kernels.dims("batch_norm", x.tensor())?.channels;
+        BatchNorm { weight: weight.tensor(), bias: bias.tensor(), eps, activation }.check(channels)?;
+        self.apply(NormOp { eps, activation, moments }, &[x, weight, bias])
     }
 }
 
@@ -211,7 +282,9 @@ impl CustomOp3 for NormOp {
         _: &Tensor,
         dy: &Tensor,
     ) -> CandleResult<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
-        let [dx, dweight, dbias] = with_float!(x.dtype(), T => self.backward::<T>([x, weight, bias], dy))?;
+        let [dx, dweight, dbias] = with_float!(x.dtype(), T => {
+            self.backward::<T>([x, weight, bias], dy, [x, weight, bias].map(Tensor::track_op))
+        })?;
         Ok((dx, dweight, dbias))
     }
 }

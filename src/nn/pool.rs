@@ -7,6 +7,7 @@ use super::backend::Dims;
 use super::host::{self, build_rows, with_float};
 use super::reshape::{Slide, shifted};
 use super::simd::{Element, simd_fn};
+use super::tape::{Call, Kernel, Tape, Value, wrong_arity};
 use crate::error::{Error, Result};
 use crate::graph::{Padding, Pool2d};
 
@@ -16,11 +17,8 @@ use crate::graph::{Padding, Pool2d};
 /// [`Error::Shape`] if the window does not fit the padded input, or the padding exceeds half of it.
 pub fn max_pool2d(backend: Backend, x: &Tensor, pool: &Pool2d) -> Result<Tensor> {
     let map = Map::new("max_pool2d", backend.dims("max_pool2d", x)?, pool)?;
+    map.check_max()?;
     let p = pool.padding;
-    if p.top.max(p.bottom) > pool.kernel[0] / 2 || p.left.max(p.right) > pool.kernel[1] / 2 {
-        let got = format!("{p:?} for {:?}", pool.kernel);
-        return Err(Error::Shape(format!("max_pool2d: expected padding of at most half the window, got {got}")));
-    }
     if backend == Backend::Kernels {
         return Ok(x.contiguous()?.apply_op1(PoolOp { map, kind: Kind::Max })?);
     }
@@ -101,6 +99,16 @@ impl Map {
         }
     }
 
+    /// Max pooling wants a value in every window.
+    fn check_max(&self) -> Result<()> {
+        let (p, kernel) = (self.pool.padding, self.pool.kernel);
+        if p.top.max(p.bottom) > kernel[0] / 2 || p.left.max(p.right) > kernel[1] / 2 {
+            let got = format!("{p:?} for {kernel:?}");
+            return Err(Error::Shape(format!("max_pool2d: expected padding of at most half the window, got {got}")));
+        }
+        Ok(())
+    }
+
     fn window_len(&self) -> usize {
         self.pool.kernel[0] * self.pool.kernel[1]
     }
@@ -153,12 +161,19 @@ impl PoolOp {
     fn backward<T: Element>(&self, x: &[T], y: &[T], dy: &[T]) -> Vec<T> {
         let Map { batch, channels, input, output, .. } = self.map;
         let (image, out) = (input[0] * input[1] * channels, output[0] * output[1] * channels);
-        build_rows(batch * image, image, 1, |n, dx| match self.kind {
-            Kind::Max => {
-                let (x, y) = (&x[n * image..][..image], &y[n * out..][..out]);
-                spread_max(&self.map, [x, y, &dy[n * out..][..out]], dx);
+        build_rows(batch * image, image, 1, |n, dx| {
+            let dy = &dy[n * out..][..out];
+            match self.kind {
+                Kind::Max => spread_max(&self.map, [&x[n * image..][..image], &y[n * out..][..out], dy], dx),
+                Kind::Average => spread_average(&self.map, dy, dx),
             }
-            Kind::Average => spread_average(&self.map, &dy[n * out..][..out], dx),
+        })
+    }
+
+    fn gradient(&self, x: &Tensor, y: &Tensor, dy: &Tensor) -> CandleResult<Tensor> {
+        with_float!(x.dtype(), T => {
+            let dx = host::read2(x, dy, |x, dy| host::read(y, |y| self.backward::<T>(x, y, dy)))??;
+            host::tensor(dx, (self.map.batch, self.map.input[0], self.map.input[1], self.map.channels))
         })
     }
 }
@@ -176,14 +191,64 @@ impl CustomOp1 for PoolOp {
     }
 
     fn bwd(&self, x: &Tensor, y: &Tensor, dy: &Tensor) -> CandleResult<Option<Tensor>> {
-        if !x.track_op() {
-            return Ok(None);
+        x.track_op().then(|| self.gradient(&x.contiguous()?, y, &dy.contiguous()?)).transpose()
+    }
+}
+
+impl Kernel for PoolOp {
+    fn forward(&self, args: &[&Tensor]) -> CandleResult<Tensor> {
+        match *args {
+            [x] => x.apply_op1_no_bwd(self),
+            _ => Err(wrong_arity("pool2d", args)),
         }
-        let (x, dy) = (x.contiguous()?, dy.contiguous()?);
-        with_float!(x.dtype(), T => {
-            let dx = host::read2(&x, &dy, |x, dy| host::read(y, |y| self.backward::<T>(x, y, dy)))??;
-            Ok(Some(host::tensor(dx, x.shape())?))
-        })
+    }
+
+    fn backward(&self, call: &Call) -> CandleResult<Vec<Option<Tensor>>> {
+        let dy = call.gradient;
+        let dx = match self.kind {
+            Kind::Max => self.gradient(call.arg(0)?, call.output()?, dy)?,
+            // An average's gradient does not depend on values.
+            Kind::Average => self.gradient(dy, dy, dy)?,
+        };
+        Ok(vec![Some(dx)])
+    }
+
+    fn reads(&self, _: usize, _: &[bool]) -> bool {
+        matches!(self.kind, Kind::Max)
+    }
+
+    fn reads_output(&self) -> bool {
+        matches!(self.kind, Kind::Max)
+    }
+}
+
+impl Tape {
+    /// See [`max_pool2d`].
+    ///
+    /// # Errors
+    /// As [`max_pool2d`].
+    pub fn max_pool2d(&mut self, x: &Value, pool: &Pool2d) -> Result<Value> {
+        let map = Map::new("max_pool2d", Backend::Kernels.dims("max_pool2d", x.tensor())?, pool)?;
+        map.check_max()?;
+        self.apply(PoolOp { map, kind: Kind::Max }, &[x])
+    }
+
+    /// See [`avg_pool2d`].
+    ///
+    /// # Errors
+    /// As [`avg_pool2d`].
+    pub fn avg_pool2d(&mut self, x: &Value, pool: &Pool2d) -> Result<Value> {
+        let map = Map::new("avg_pool2d", Backend::Kernels.dims("avg_pool2d", x.tensor())?, pool)?;
+        self.apply(PoolOp { map, kind: Kind::Average }, &[x])
+    }
+
+    /// See [`global_avg_pool`].
+    ///
+    /// # Errors
+    /// As [`global_avg_pool`].
+    pub fn global_avg_pool(&mut self, x: &Value) -> Result<Value> {
+        let size = Backend::Kernels.dims("global_avg_pool", x.tensor())?.size;
+        self.avg_pool2d(x, &Pool2d { kernel: size, stride: [1, 1], padding: Padding::same(0) })
     }
 }
 

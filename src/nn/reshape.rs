@@ -1,8 +1,10 @@
 //! Operations that move values without computing: they need no kernels of their own.
 
-use candle_core::Tensor;
+use candle_core::{Result as CandleResult, Shape, Tensor};
 
 use super::Backend;
+use super::host::{self, with_float};
+use super::tape::{Call, Kernel, Tape, Value, wrong_arity};
 use crate::error::{Error, Result};
 
 /// Keeps every `stride`-th row and column, from the first: `x[:, :, ::s, ::s]`.
@@ -62,6 +64,125 @@ pub fn flatten(backend: Backend, x: &Tensor) -> Result<Tensor> {
         _ => x.clone(),
     };
     Ok(x.flatten_from(1)?)
+}
+
+impl Tape {
+    /// See [`subsample`].
+    ///
+    /// # Errors
+    /// As [`subsample`].
+    pub fn subsample(&mut self, x: &Value, stride: [usize; 2]) -> Result<Value> {
+        subsample(Backend::Kernels, x.tensor(), stride)?;
+        self.apply(Move::Subsample(stride), &[x])
+    }
+
+    /// See [`pad_channels`].
+    ///
+    /// # Errors
+    /// As [`pad_channels`].
+    pub fn pad_channels(&mut self, x: &Value, before: usize, after: usize) -> Result<Value> {
+        Backend::Kernels.dims("pad_channels", x.tensor())?;
+        self.apply(Move::PadChannels(before, after), &[x])
+    }
+
+    /// See [`concat()`].
+    ///
+    /// # Errors
+    /// As [`concat()`].
+    pub fn concat(&mut self, xs: &[&Value]) -> Result<Value> {
+        self.apply(Move::Concat, xs)
+    }
+
+    /// See [`flatten`].
+    ///
+    /// # Errors
+    /// As [`flatten`].
+    pub fn flatten(&mut self, x: &Value) -> Result<Value> {
+        Backend::Kernels.dims("flatten", x.tensor())?;
+        self.apply(Move::Flatten, &[x])
+    }
+
+    /// The same values in another shape.
+    ///
+    /// # Errors
+    /// [`Error::Tensor`] if the shape has another number of values.
+    pub(super) fn reshape(&mut self, x: &Value, shape: &[usize]) -> Result<Value> {
+        self.apply(Move::Reshape(shape.to_vec()), &[x])
+    }
+}
+
+/// One of these on a tape.
+enum Move {
+    Subsample([usize; 2]),
+    PadChannels(usize, usize),
+    Concat,
+    Flatten,
+    Reshape(Vec<usize>),
+}
+
+impl Kernel for Move {
+    fn forward(&self, args: &[&Tensor]) -> CandleResult<Tensor> {
+        let [x, ..] = args else { return Err(wrong_arity("reshape", args)) };
+        let moved = match self {
+            Self::Subsample(stride) => subsample(Backend::Kernels, x, *stride),
+            Self::PadChannels(before, after) => pad_channels(Backend::Kernels, x, *before, *after),
+            Self::Concat => concat(Backend::Kernels, args),
+            Self::Flatten => flatten(Backend::Kernels, x),
+            Self::Reshape(shape) => return x.reshape(shape.as_slice()),
+        };
+        moved.map_err(candle_core::Error::wrap)?.contiguous()
+    }
+
+    fn backward(&self, call: &Call) -> CandleResult<Vec<Option<Tensor>>> {
+        let (dy, shape) = (call.gradient, &call.shapes[0]);
+        let dx = match self {
+            Self::Subsample(stride) => spread(dy, shape, *stride)?,
+            Self::PadChannels(before, _) => dy.narrow(3, *before, shape.dims()[3])?.contiguous()?,
+            Self::Concat => {
+                let mut first = 0;
+                let mut part = |shape: &Shape| {
+                    let width = shape.dims()[3];
+                    first += width;
+                    Ok(Some(dy.narrow(3, first - width, width)?.contiguous()?))
+                };
+                return call.shapes.iter().map(&mut part).collect();
+            }
+            Self::Flatten => {
+                let (n, h, w, c) = shape.dims4()?;
+                dy.reshape((n, c, h, w))?.permute((0, 2, 3, 1))?.contiguous()?
+            }
+            Self::Reshape(_) => dy.reshape(shape)?,
+        };
+        Ok(vec![Some(dx)])
+    }
+
+    fn reads(&self, _: usize, _: &[bool]) -> bool {
+        false
+    }
+
+    fn passes_on(&self) -> bool {
+        // A vector's flattened map may be the map itself.
+        matches!(self, Self::Reshape(_) | Self::Flatten)
+    }
+}
+
+/// The gradient of [`subsample`]: `dy` at the kept rows and columns, zero elsewhere.
+fn spread(dy: &Tensor, shape: &Shape, stride: [usize; 2]) -> CandleResult<Tensor> {
+    let ((_, height, width, channels), (_, rows, columns, _)) = (shape.dims4()?, dy.dims4()?);
+    with_float!(dy.dtype(), T => {
+        let dx = host::read::<T, _>(dy, |dy| {
+            host::build_rows(shape.elem_count(), width * channels, 1, |line, dx| {
+                let (n, y) = (line / height, line % height);
+                if y.is_multiple_of(stride[0]) {
+                    let line = &dy[(n * rows + y / stride[0]) * columns * channels..][..columns * channels];
+                    for (to, from) in dx.chunks_mut(stride[1] * channels).zip(line.chunks(channels)) {
+                        to[..channels].copy_from_slice(from);
+                    }
+                }
+            })
+        })?;
+        host::tensor(dx, shape)
+    })
 }
 
 /// A strided walk over two neighbouring dimensions.

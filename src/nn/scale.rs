@@ -7,6 +7,7 @@ use super::Backend;
 use super::backend::{Dims, expect_shape};
 use super::host::{self, build_rows, partials, with_float};
 use super::simd::{Element, simd_fn};
+use super::tape::{Call, Kernel, Tape, Value, wrong_arity};
 use crate::error::Result;
 
 /// `x` times a gate per image and channel (squeeze and excitation).
@@ -92,6 +93,17 @@ impl ScaleOp {
     }
 }
 
+impl ScaleOp {
+    fn input_gradient<T: Element>(&self, gate: &Tensor, dy: &Tensor) -> CandleResult<Tensor> {
+        host::tensor(host::read2(dy, &gate.contiguous()?, |dy, gate| self.forward::<T>(dy, gate))?, dy.shape())
+    }
+
+    fn gate_gradient_of<T: Element>(&self, x: &Tensor, dy: &Tensor) -> CandleResult<Tensor> {
+        let dgate = host::read2(&x.contiguous()?, dy, |x, dy| self.gate_gradient::<T>(x, dy))?;
+        host::tensor(dgate, self.gates * self.channels)
+    }
+}
+
 impl CustomOp2 for ScaleOp {
     fn name(&self) -> &'static str {
         "scale"
@@ -113,20 +125,54 @@ impl CustomOp2 for ScaleOp {
     ) -> CandleResult<(Option<Tensor>, Option<Tensor>)> {
         let dy = dy.contiguous()?;
         with_float!(dy.dtype(), T => {
-            let dx = if x.track_op() {
-                let dx = host::read2(&dy, &gate.contiguous()?, |dy, gate| self.forward::<T>(dy, gate))?;
-                Some(host::tensor(dx, x.shape())?)
-            } else {
-                None
-            };
-            let dgate = if gate.track_op() {
-                let dgate = host::read2(&x.contiguous()?, &dy, |x, dy| self.gate_gradient::<T>(x, dy))?;
-                Some(host::tensor(dgate, gate.shape())?)
-            } else {
-                None
-            };
+            let dx = x.track_op().then(|| self.input_gradient::<T>(gate, &dy)).transpose()?;
+            let dgate = gate.track_op().then(|| self.gate_gradient_of::<T>(x, &dy)?.reshape(gate.shape())).transpose()?;
             Ok((dx, dgate))
         })
+    }
+}
+
+impl Kernel for ScaleOp {
+    fn forward(&self, args: &[&Tensor]) -> CandleResult<Tensor> {
+        match *args {
+            [x, gate] => x.apply_op2_no_bwd(gate, self),
+            _ => Err(wrong_arity("scale", args)),
+        }
+    }
+
+    fn backward(&self, call: &Call) -> CandleResult<Vec<Option<Tensor>>> {
+        let (dy, shapes) = (call.gradient, call.shapes);
+        with_float!(dy.dtype(), T => {
+            let dx = call.wanted[0].then(|| self.input_gradient::<T>(call.arg(1)?, dy)).transpose()?;
+            let dgate = call.wanted[1].then(|| self.gate_gradient_of::<T>(call.arg(0)?, dy)).transpose()?;
+            Ok(vec![dx, dgate.map(|dgate| dgate.reshape(&shapes[1])).transpose()?])
+        })
+    }
+
+    fn reads(&self, index: usize, wanted: &[bool]) -> bool {
+        wanted[1 - index]
+    }
+}
+
+impl Tape {
+    /// See [`scale`].
+    ///
+    /// # Errors
+    /// As [`scale`].
+    pub fn scale(&mut self, x: &Value, gate: &Value) -> Result<Value> {
+        let dims = Backend::Kernels.dims("scale", x.tensor())?;
+        expect_shape("scale", "gate", gate.tensor(), &Backend::Kernels.shape(Dims { size: [1, 1], ..dims }))?;
+        self.apply(ScaleOp { channels: dims.channels, gates: dims.batch }, &[x, gate])
+    }
+
+    /// See [`mask_channels`]; also for vectors `[N, C]`.
+    ///
+    /// # Errors
+    /// As [`mask_channels`].
+    pub fn mask_channels(&mut self, x: &Value, mask: &Value) -> Result<Value> {
+        let channels = x.tensor().dims().last().copied().unwrap_or(0);
+        expect_shape("mask_channels", "mask", mask.tensor(), &[channels])?;
+        self.apply(ScaleOp { channels, gates: 1 }, &[x, mask])
     }
 }
 

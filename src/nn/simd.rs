@@ -1,7 +1,7 @@
 //! Element types and run-time choice of the vector instruction set.
 //!
-//! Kernel bodies are plain loops marked `#[inline(always)]`. [`simd_fn`] compiles each twice on x86-64, once for
-//! AVX2 with FMA, and chooses at run time, so that one binary runs on the baseline and is fast on the rest. On
+//! Kernel bodies are plain loops marked `#[inline(always)]`. [`simd_fn`] compiles each three times on x86-64, also for
+//! AVX2 with FMA and for AVX-512, and chooses at run time, so that one binary runs on the baseline and is fast on the rest. On
 //! AArch64 vectors and FMA belong to the baseline.
 
 use candle_core::WithDType;
@@ -66,6 +66,16 @@ impl Element for f32 {
     }
 }
 
+/// Whether the processor has the parts of AVX-512 that loops are compiled for.
+#[cfg(target_arch = "x86_64")]
+pub(super) fn has_avx512() -> bool {
+    is_x86_feature_detected!("avx512f")
+        && is_x86_feature_detected!("avx512bw")
+        && is_x86_feature_detected!("avx512dq")
+        && is_x86_feature_detected!("avx512vl")
+        && is_x86_feature_detected!("fma")
+}
+
 /// Defines a function that runs `$body` compiled for the best instruction set of the processor it runs on.
 ///
 /// `$body` takes the same type parameters followed by `const FMA: bool` and must be `#[inline(always)]`.
@@ -78,6 +88,14 @@ macro_rules! simd_fn {
                 #[target_feature(enable = "avx2,fma")]
                 fn wide<$($g: $bound),+>($($arg: $ty),*) {
                     $body::<$($g,)+ true>($($arg),*)
+                }
+                #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma")]
+                fn widest<$($g: $bound),+>($($arg: $ty),*) {
+                    $body::<$($g,)+ true>($($arg),*)
+                }
+                if $crate::nn::simd::has_avx512() {
+                    // SAFETY: the features that `widest` is compiled for were found on this processor.
+                    return unsafe { widest::<$($g),+>($($arg),*) };
                 }
                 if std::arch::is_x86_feature_detected!("avx2") && std::arch::is_x86_feature_detected!("fma") {
                     // SAFETY: both features that `wide` is compiled for were found on this processor.

@@ -25,6 +25,8 @@ pub enum Code {
     ModelNotFound,
     /// The model is served, in another version.
     VersionNotFound,
+    /// Another version is active than the caller took for granted.
+    Conflict,
     /// The path takes other methods.
     MethodNotAllowed,
     /// The body did not arrive in time.
@@ -47,7 +49,7 @@ pub enum Code {
 
 impl Code {
     /// Every code.
-    pub const ALL: [Self; 19] = [
+    pub const ALL: [Self; 20] = [
         Self::Malformed,
         Self::InvalidTensor,
         Self::NotFinite,
@@ -58,6 +60,7 @@ impl Code {
         Self::NotFound,
         Self::ModelNotFound,
         Self::VersionNotFound,
+        Self::Conflict,
         Self::MethodNotAllowed,
         Self::BodyTimeout,
         Self::BodyTooLarge,
@@ -82,6 +85,7 @@ impl Code {
             Self::NotFound => ("not_found", 404),
             Self::ModelNotFound => ("model_not_found", 404),
             Self::VersionNotFound => ("version_not_found", 404),
+            Self::Conflict => ("conflict", 409),
             Self::MethodNotAllowed => ("method_not_allowed", 405),
             Self::BodyTimeout => ("body_timeout", 408),
             Self::BodyTooLarge => ("body_too_large", 413),

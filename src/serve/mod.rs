@@ -9,6 +9,7 @@
 //! from its [`Metrics`], and [`Extras`] add routes and see the images that arrive.
 
 mod config;
+mod dashboard;
 mod error;
 mod http;
 mod metrics;
@@ -16,10 +17,12 @@ mod models;
 mod net;
 pub mod protocol;
 mod server;
+mod time;
 
 pub use config::{PathText, ServeConfig};
 pub use error::{Code, Refusal};
 pub use http::{Extras, ImageHook, SeenImage};
-pub use metrics::{Counter, Gauge, Histogram, Metrics, ModelMetrics};
-pub use models::{ModelSettings, Registry, Reply, Repository, Served, Source, Unanswered};
+pub use metrics::{Counter, Counts, Gauge, Histogram, Metrics, ModelMetrics, Recent, Text as MetricsText};
+pub use models::{ModelSettings, Registry, Reply, Repository, Served, Source, Unanswered, Versions};
 pub use server::{Server, ServerHandle};
+pub use time::rfc3339;

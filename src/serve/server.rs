@@ -71,7 +71,7 @@ impl Server {
             net::bind(&config)?
         };
         repository.load_all()?;
-        let app = Arc::new(App::new(repository.clone(), live, extras.on_image.clone()));
+        let app = Arc::new(App::new(repository.clone(), live, &extras));
         let router = http::router(&app, extras);
         let (stop, stopped) = watch::channel(false);
         let (follow, end) = mpsc::channel();

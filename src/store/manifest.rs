@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::disk::read_small;
 use super::{MODEL, ModelName, Version};
-use crate::graph::Graph;
+use crate::graph::{ChannelGroups, Graph, Scope};
 use crate::weights::{self, INT8_KEY, PROVENANCE_KEY, TensorFile, check_params};
 use crate::{Error, Result};
 
@@ -48,6 +48,9 @@ pub struct ModelSummary {
     pub params: u64,
     /// Multiply-accumulates for one image.
     pub macs: u64,
+    /// Number of prunable channels; unknown of versions that were published before this was noted.
+    #[serde(default)]
+    pub channels: Option<u64>,
     /// Whether it is calibrated for 8-bit inference.
     pub int8: bool,
     /// Where it comes from, if this program made it.
@@ -168,6 +171,7 @@ impl ModelSummary {
             classes,
             params: cost.params,
             macs: cost.macs,
+            channels: Some(ChannelGroups::new(&graph, Scope::default()).total_channels() as u64),
             int8: file.metadata().contains_key(INT8_KEY),
             provenance,
         })

@@ -59,18 +59,40 @@ impl Store {
     /// [`Error::Overloaded`] as for [`Store::activate`].
     pub fn rollback(&self, name: &ModelName) -> Result<Version> {
         let _lock = self.lock()?;
-        let folder = self.folder(name);
-        let Some(pointer) = Pointer::read(&folder)? else {
-            return Err(Error::Usage(format!("{name}: no version is active, so there is none to go back from")));
-        };
-        let Some(version) = self.first_good(name, pointer.earlier.iter().copied()) else {
-            let reason = format!("{name}: no whole version was active before version {}", pointer.version);
-            return Err(Error::Usage(reason));
-        };
+        let (version, pointer) = self.before(name)?;
         let earlier = pointer.earlier.into_iter().skip_while(|v| *v != version).skip(1).collect();
-        Pointer { version, earlier }.write(&folder)?;
+        Pointer { version, earlier }.write(&self.folder(name))?;
         log::info!("rolled back model={name} version={version} from={}", pointer.version);
         Ok(version)
+    }
+
+    /// The version that [`Store::rollback`] would make active.
+    ///
+    /// # Errors
+    /// As [`Store::rollback`].
+    pub fn previous(&self, name: &ModelName) -> Result<Version> {
+        Ok(self.before(name)?.0)
+    }
+
+    /// The versions that were active before the one that is, the latest first; their bytes are not checked.
+    ///
+    /// # Errors
+    /// [`Error::Damaged`] or [`Error::Io`] if the pointer cannot be read.
+    pub fn earlier(&self, name: &ModelName) -> Result<Vec<Version>> {
+        Ok(Pointer::read(&self.folder(name))?.map(|pointer| pointer.earlier).unwrap_or_default())
+    }
+
+    /// The latest whole version that was active before, and the pointer that says so.
+    fn before(&self, name: &ModelName) -> Result<(Version, Pointer)> {
+        let Some(pointer) = Pointer::read(&self.folder(name))? else {
+            return Err(Error::Usage(format!("{name}: no version is active, so there is none to go back from")));
+        };
+        match self.first_good(name, pointer.earlier.iter().copied()) {
+            Some(version) => Ok((version, pointer)),
+            None => {
+                Err(Error::Usage(format!("{name}: no whole version was active before version {}", pointer.version)))
+            }
+        }
     }
 
     /// The version to serve: the active one if its digest is right, else the first of [`Store::candidates`] whose

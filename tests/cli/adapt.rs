@@ -150,3 +150,41 @@ fn the_same_seed_gives_the_same_bytes_and_another_seed_others() {
     let other = student("--adapted-out adapted.safetensors --seed 6");
     assert!(first.0 != other.0 && first.1 != other.1, "the seed changes nothing");
 }
+
+#[test]
+fn a_memory_limit_is_planned_before_the_start() {
+    let place = Workplace::new();
+    let refused = place.run(&format!("{JOB} {SHORT} --memory 2MB"));
+    refused.fails_naming(&["memory: expected at least", "with 16 images per step, got 2MB"]);
+    place.run(&format!("{JOB} {SHORT} --memory much")).fails_naming(&["expected a size such as 600MB"]);
+    let limited = place.run(&format!("{JOB} {SHORT} --memory 900MB --json")).ends_with(&[0, 1]);
+    limited.logs(&["memory planned", "limit_mb=900", "parts=1"]);
+    assert!(limited.json()["peak_rss_mb"].as_u64().unwrap() <= 900);
+}
+
+#[test]
+fn training_steps_keep_to_the_limit_by_parts() {
+    let place = Workplace::new();
+    let bench = |more: &str| {
+        let steps = "--arch efficientnet_lite0 --size 96 --batch 8 --steps 2 --threads 2";
+        place.run(&format!("bench adapt {steps} --json {more}")).ends_with(&[0]).json()
+    };
+    let whole = bench("");
+    let planned = whole["planned_mb"].as_u64().unwrap();
+    assert!(whole["parts"] == 1 && whole["peak_rss_mb"].as_u64().unwrap() <= planned, "{whole}");
+    let limit = planned - 30;
+    let limited = bench(&format!("--memory {limit}MB"));
+    assert!(limited["parts"].as_u64().unwrap() > 1, "{limited}");
+    assert!(limited["peak_rss_mb"].as_u64().unwrap() <= limit, "{limited}");
+    assert!(limited["peak_rss_mb"].as_u64().unwrap() < whole["peak_rss_mb"].as_u64().unwrap(), "{whole} {limited}");
+}
+
+#[test]
+fn fewer_layers_can_be_trained() {
+    let place = Workplace::new();
+    for scope in ["head", "bn", "last:2"] {
+        place.run(&format!("{JOB} {SHORT} --budget channels=0.5 --train {scope}")).ends_with(&[0, 1]);
+        assert_eq!(place.report()["config"]["train"], scope);
+    }
+    place.run(&format!("{JOB} {SHORT} --train some")).fails_naming(&["expected all, head, bn or last:N", "some"]);
+}

@@ -2,6 +2,7 @@
 
 mod adapt;
 mod broken_images;
+mod daemon;
 mod demo;
 mod doctor;
 mod errors;

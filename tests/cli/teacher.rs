@@ -104,7 +104,7 @@ fn fit(graph: &Graph) -> Params {
         let (images, labels) = mixed(8, &mut rng);
         let output = Forward::new(graph, &student.params(), Mode::Train).run(&images).unwrap();
         let loss = cross_entropy(&output.logits, &labels, None).unwrap();
-        let grads = take_grads(&vars, &mut loss.backward().unwrap());
+        let grads = take_grads(&vars, &mut output.backward(&loss).unwrap());
         sgd.step(&vars, &grads, 0.05 * cosine(step as f64 / STEPS as f64)).unwrap();
     }
     let (images, _) = mixed(64, &mut rng);

@@ -1,5 +1,5 @@
 //! Dense convolution and linear layer in 8 bits: rows are gathered, as the instruction set wants them, into scratch and
-//! multiplied there.
+//! multiplied there. Where pixels already are such rows, they are multiplied where they lie.
 
 use super::conv::ConvWeights;
 use super::epilogue::Epilogue;
@@ -23,6 +23,8 @@ pub(in crate::engine) struct ConvInt8 {
     residual: Option<View>,
     taps: Taps,
     layout: DotLayout,
+    /// Pixels of the input are rows of the product as they lie; weights of the channels they are padded with are zero.
+    in_place: bool,
     shape: TileShape,
     weights: IntWeights,
     /// Makes up for the zero point of the input, per packed column.
@@ -59,6 +61,7 @@ impl ConvInt8 {
             target: if real { Target::Real } else { Target::Quantized(output.quant) },
             columns: conv.out_channels.next_multiple_of(crate::engine::simd::CHANNEL_BLOCK),
             shape: tile_shape(isa),
+            in_place: taps.pointwise && layout == DotLayout::U8x4 && packed.groups * 4 <= input.pixel,
             weights: packed,
             input,
             output,
@@ -107,14 +110,19 @@ impl Kernel for ConvInt8 {
         let bytes = if self.target == Target::Real { size_of::<f32>() } else { 1 };
         // SAFETY: the plan's: views lie in the arena; row `rows.start` of the output is in it.
         unsafe {
-            let pixels = (rows.start, rows.end);
-            dispatch!(context, gather(this: &ConvInt8 = self, context: &Context = context, pixels: (usize, usize) = pixels));
+            let (first_row, row_bytes) = if self.in_place {
+                (context.at::<u8>(&self.input, 0).add(rows.start * self.input.pixel).cast_const(), self.input.pixel)
+            } else {
+                let pixels = (rows.start, rows.end);
+                dispatch!(context, gather(this: &ConvInt8 = self, context: &Context = context, pixels: (usize, usize) = pixels));
+                (context.scratch.cast::<u8>().cast_const(), self.row_bytes())
+            };
             for panel in self.shape.panels(self.columns).skip(panels.start).take(panels.len()) {
                 let (first, residual) = (panel.first, self.residual.as_ref());
                 let out = context.arena.cast::<u8>().add(self.output.offset);
                 let product_of = IntProduct {
-                    rows: context.scratch.cast(),
-                    row_bytes: self.row_bytes(),
+                    rows: first_row,
+                    row_bytes,
                     groups: self.weights.groups,
                     weights: self.weights.packed.as_ptr().add(first * self.row_bytes()),
                     panel,
@@ -137,6 +145,9 @@ impl Kernel for ConvInt8 {
     }
 
     fn scratch(&self) -> usize {
+        if self.in_place {
+            return 0;
+        }
         (self.most_rows() + 1) * self.weights.groups
     }
 
@@ -153,34 +164,93 @@ impl Kernel for ConvInt8 {
 #[inline(always)]
 unsafe fn gather<V: Vector, E: Element>(this: &ConvInt8, context: &Context, (first, end): (usize, usize)) {
     let (inner, zero, layout) = (this.taps.inner, this.input.quant.zero, this.layout);
-    let used = this.taps.count * inner * layout.bytes();
     let mut row = context.scratch.cast::<u8>();
     for pixel in first..end {
         // SAFETY: scratch holds `most_rows` rows; sources lie in the image.
         unsafe {
+            // The last group may be longer than what is left for it.
+            row.add(this.row_bytes() - 4).cast::<[u8; 4]>().write([0; 4]);
             let mut to = row;
             this.taps.each::<u8>(context, (&this.input, &this.output), pixel, |source| {
-                let run = (!source.is_null()).then(|| std::slice::from_raw_parts(source, inner));
                 match layout {
-                    DotLayout::U8x4 => copy(std::slice::from_raw_parts_mut(to, inner), run, zero, |q| q),
-                    DotLayout::I8x4 => copy(std::slice::from_raw_parts_mut(to, inner), run, zero, |q| q ^ 0x80),
+                    DotLayout::U8x4 if source.is_null() => to.write_bytes(zero, inner),
+                    DotLayout::U8x4 => copy_bytes(source, to, inner),
+                    DotLayout::I8x4 => stored(source, zero, (to, inner), |q| q ^ 0x80),
                     DotLayout::I16x2 | DotLayout::I16x2Split => {
-                        copy(std::slice::from_raw_parts_mut(to.cast::<u16>(), inner), run, zero, u16::from);
+                        stored(source, zero, (to.cast::<u16>(), inner), u16::from);
                     }
                 }
                 to = to.add(inner * layout.bytes());
             });
-            row.add(used).write_bytes(0, this.row_bytes() - used);
             row = row.add(this.row_bytes());
         }
     }
 }
 
-/// A run of the image, or of zeros.
+/// A run of the image, or of zeros where `source` is null, as the instruction set wants it.
+///
+/// # Safety
+/// `to` takes `inner` values; `source` is null or has as many.
 #[inline(always)]
-fn copy<T: Copy>(to: &mut [T], run: Option<&[u8]>, zero: u8, stored: impl Fn(u8) -> T) {
-    match run {
-        Some(run) => to.iter_mut().zip(run).for_each(|(to, q)| *to = stored(*q)),
-        None => to.fill(stored(zero)),
+unsafe fn stored<T: Copy>(source: *const u8, zero: u8, (to, inner): (*mut T, usize), value: impl Fn(u8) -> T) {
+    // SAFETY: the caller's.
+    unsafe {
+        let to = std::slice::from_raw_parts_mut(to, inner);
+        if source.is_null() {
+            return to.fill(value(zero));
+        }
+        to.iter_mut().zip(std::slice::from_raw_parts(source, inner)).for_each(|(to, q)| *to = value(*q));
+    }
+}
+
+/// Copies a run in blocks of a fixed size, the last one overlapping the one before: runs are so short that a call of
+/// `memcpy` costs more than the copy.
+///
+/// # Safety
+/// As [`std::ptr::copy_nonoverlapping`].
+#[inline(always)]
+unsafe fn copy_bytes(from: *const u8, to: *mut u8, count: usize) {
+    /// # Safety
+    /// The caller's, and `count` is at least `SIZE`.
+    #[inline(always)]
+    unsafe fn blocks<const SIZE: usize>(from: *const u8, to: *mut u8, count: usize) {
+        let mut at = 0;
+        while at < count {
+            let start = at.min(count - SIZE);
+            // SAFETY: the caller's; `start + SIZE` is at most `count`.
+            unsafe {
+                to.add(start)
+                    .cast::<[u8; SIZE]>()
+                    .write_unaligned(from.add(start).cast::<[u8; SIZE]>().read_unaligned())
+            }
+            at += SIZE;
+        }
+    }
+    // SAFETY: the caller's.
+    unsafe {
+        match count {
+            0..4 => (0..count).for_each(|i| *to.add(i) = *from.add(i)),
+            4..8 => blocks::<4>(from, to, count),
+            8..16 => blocks::<8>(from, to, count),
+            16..32 => blocks::<16>(from, to, count),
+            _ => blocks::<32>(from, to, count),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::copy_bytes;
+
+    #[test]
+    fn every_length_is_copied_and_nothing_beyond() {
+        let from: Vec<u8> = (1..=100).collect();
+        for count in 0..=from.len() {
+            let mut to = vec![0; 101];
+            // SAFETY: both are longer than `count`.
+            unsafe { copy_bytes(from.as_ptr(), to.as_mut_ptr(), count) };
+            assert_eq!(to[..count], from[..count]);
+            assert!(to[count..].iter().all(|&byte| byte == 0));
+        }
     }
 }

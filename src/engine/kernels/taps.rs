@@ -12,7 +12,7 @@ pub(in crate::engine) struct Taps {
     /// A row of the kernel is one run: pixels without channel padding, and the image's padding is in the margin.
     merged: bool,
     /// Output pixels read input pixels one by one in order.
-    pointwise: bool,
+    pub pointwise: bool,
 }
 
 impl Taps {

@@ -30,11 +30,31 @@ fn a_frozen_classifier_is_neither_trained_nor_given_a_gradient() {
         let name = classifier(&student);
         let params = student.params();
         let output = Forward::new(student.graph(), &params, Mode::Train).run(&images).unwrap();
-        let store = output.logits.sqr().unwrap().mean_all().unwrap().backward().unwrap();
+        let loss = output.logits.sqr().unwrap().mean_all().unwrap();
+        let store = output.backward(&loss).unwrap();
         assert_eq!(store.get(student.vars[&name].as_tensor()).is_none(), freeze);
         assert_eq!(student.trainable().contains_key(&name), !freeze);
         assert!(store.get(student.vars["stem.weight"].as_tensor()).is_some(), "the rest is trained");
         assert!(student.trainable().keys().all(|name| !name.contains("running")));
+    }
+}
+
+#[test]
+fn a_scope_decides_what_is_trained_and_given_a_gradient() {
+    for scope in [TrainScope::Head, TrainScope::BatchNorm, TrainScope::Last(2), TrainScope::All] {
+        let (student, images) = student();
+        let layers = scope.layers(student.graph());
+        let student = student.train_only(scope);
+        let params = student.params();
+        let output = Forward::new(student.graph(), &params, Mode::Train).run(&images).unwrap();
+        let loss = output.logits.sqr().unwrap().mean_all().unwrap();
+        let store = output.backward(&loss).unwrap();
+        assert!(!student.trainable().is_empty());
+        for (name, var) in &student.vars {
+            let trained = layers.contains(name.rsplit_once('.').unwrap().0);
+            assert_eq!(student.trainable().contains_key(name), trained, "{scope} {name}");
+            assert_eq!(store.get(var.as_tensor()).is_some(), trained, "{scope} {name}");
+        }
     }
 }
 

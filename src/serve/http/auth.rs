@@ -21,6 +21,9 @@ const MIN_TOKEN: usize = 16;
 /// Longer ones do not fit a header.
 const MAX_TOKEN: usize = 4096;
 
+/// systemd's name for the folder of a service's credentials.
+const CREDENTIALS: &str = "CREDENTIALS_DIRECTORY";
+
 /// The secret that requests must bring.
 pub struct Token(Vec<u8>);
 
@@ -39,7 +42,8 @@ impl Token {
         let refuse = |what: String| Err(Error::Config(format!("{}: {what}", path.display())));
         let metadata = fs::metadata(path).map_err(|e| Error::io("read", path, e))?;
         let mode = metadata.permissions().mode() & 0o777;
-        if mode & 0o077 != 0 {
+        let credentials = std::env::var_os(CREDENTIALS);
+        if mode & 0o077 != 0 && !credentials.is_some_and(|folder| is_handed_over(path, folder.as_ref())) {
             return refuse(format!(
                 "expected a token file that only its owner has access to (chmod 600), got {mode:o}"
             ));
@@ -62,6 +66,12 @@ impl Token {
         let differing = given.iter().zip(&self.0).fold(0, |bits, (a, b)| bits | (a ^ b));
         scheme.eq_ignore_ascii_case(b"Bearer ") && given.len() == self.0.len() && std::hint::black_box(differing) == 0
     }
+}
+
+/// Whether a file lies in the folder where systemd hands secrets over. Nobody else can enter that, and the mode of what
+/// is in it can show the mask of an access list where others' rights stand otherwise.
+fn is_handed_over(path: &Path, credentials: &Path) -> bool {
+    credentials.is_absolute() && path.parent() == Some(credentials)
 }
 
 /// Lets through requests that bring the token, if there is one.
@@ -133,6 +143,14 @@ mod tests {
         assert!(write("0123456789abcdef 0123456789abcdef", 0o600).is_err());
         assert!(write(&"x".repeat(5000), 0o600).is_err());
         assert!(Token::read(folder.path()).is_err());
+    }
+
+    #[test]
+    fn only_files_right_in_the_folder_of_credentials_are_handed_over() {
+        let given = |path: &str, folder: &str| is_handed_over(path.as_ref(), folder.as_ref());
+        assert!(given("/run/credentials/a.service/token", "/run/credentials/a.service"));
+        assert!(!given("/run/credentials/a.service/../token", "/run/credentials/a.service"));
+        assert!(!given("/etc/token", "/run/credentials/a.service") && !given("token", ""));
     }
 
     #[test]

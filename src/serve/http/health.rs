@@ -56,7 +56,7 @@ pub(super) async fn model_ready(State(app): State<Arc<App>>, named: Named) -> Re
     Ok(json_response(&json!({ "name": served.name.as_str(), "ready": true })))
 }
 
-async fn probe(app: &App, served: &Served) -> Result<(), Unanswered> {
+pub(super) async fn probe(app: &App, served: &Served) -> Result<(), Unanswered> {
     let deadline = Instant::now() + PROBE;
     let _one = app.probing.lock().await;
     served.probe(deadline).await.map(drop)
@@ -66,5 +66,6 @@ pub(super) async fn metrics(State(app): State<Arc<App>>) -> Response {
     use axum::http::{HeaderValue, header};
     use axum::response::IntoResponse;
     let text = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
-    ([(header::CONTENT_TYPE, text)], app.metrics.render()).into_response()
+    let more = app.more_metrics.as_ref().map(|more| more()).unwrap_or_default();
+    ([(header::CONTENT_TYPE, text)], app.metrics.render() + &more).into_response()
 }

@@ -87,8 +87,12 @@ pub(super) async fn answered<F: Future<Output = Result<(Vec<f32>, usize), Refusa
     loop {
         let served = find()?;
         let (images, count) = images(&served).await?;
+        let queued = Instant::now();
         match served.infer(images, count, deadline).await {
-            Ok(reply) => return Ok((served, reply)),
+            Ok(reply) => {
+                served.answered(&reply, queued.elapsed());
+                return Ok((served, reply));
+            }
             Err(Unanswered::Retired) => {}
             Err(Unanswered::Refused(refusal)) => return Err(refusal),
         }

@@ -8,7 +8,9 @@ mod infer;
 mod repository;
 mod response;
 mod routes;
+mod status;
 mod trace;
+mod versions;
 
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -32,12 +34,16 @@ use crate::store::Version;
 /// What an embedding program adds to the server.
 #[derive(Default)]
 pub struct Extras {
-    /// Further routes, for instance a page at `/`.
+    /// Further routes; `/` is the dashboard's.
     pub routes: Router,
     /// Further routes that change something: off loopback they need the token.
     pub control_routes: Router,
     /// Is shown every image that `/classify` answered.
     pub on_image: Option<ImageHook>,
+    /// What `/v1/status` says of adaptation; asked once for every answer, on a thread that may wait a little.
+    pub status: Option<Arc<dyn Fn() -> serde_json::Value + Send + Sync>>,
+    /// Families that `/metrics` has besides the server's, in Prometheus' text format.
+    pub metrics: Option<Arc<dyn Fn() -> String + Send + Sync>>,
 }
 
 /// What all requests share.
@@ -46,12 +52,16 @@ pub struct App {
     pub metrics: Arc<Metrics>,
     live: RwLock<Arc<Live>>,
     on_image: Option<ImageHook>,
+    status: Option<Arc<dyn Fn() -> serde_json::Value + Send + Sync>>,
+    more_metrics: Option<Arc<dyn Fn() -> String + Send + Sync>>,
     /// Memory for bodies, in KiB.
     body_memory: Arc<Semaphore>,
     /// One probe at a time, so that nobody floods an engine by asking whether it works.
     probing: Mutex<()>,
     /// One change at a time waits for a thread.
     changing: Mutex<()>,
+    /// One status at a time is put together.
+    looking: Mutex<()>,
     stopping: AtomicBool,
 }
 
@@ -80,15 +90,18 @@ impl Live {
 
 impl App {
     /// The state of a server that has not answered yet.
-    pub fn new(repository: Arc<Repository>, live: Live, on_image: Option<ImageHook>) -> Self {
+    pub fn new(repository: Arc<Repository>, live: Live, extras: &Extras) -> Self {
         Self {
             metrics: repository.registry().metrics().clone(),
             repository,
             body_memory: Arc::new(Semaphore::new(live.config.body_memory_bytes.div_ceil(1024))),
             live: RwLock::new(Arc::new(live)),
-            on_image,
+            on_image: extras.on_image.clone(),
+            status: extras.status.clone(),
+            more_metrics: extras.metrics.clone(),
             probing: Mutex::default(),
             changing: Mutex::default(),
+            looking: Mutex::default(),
             stopping: AtomicBool::new(false),
         }
     }

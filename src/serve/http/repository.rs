@@ -70,7 +70,7 @@ pub(super) async fn unload(
     Err(Refusal::new(Code::ModelNotFound, format!("no model {name} is served")))
 }
 
-fn model_name(named: &Named) -> Result<ModelName, Refusal> {
+pub(super) fn model_name(named: &Named) -> Result<ModelName, Refusal> {
     let name = named.model.as_str();
     let unknown = |_| Refusal::new(Code::ModelNotFound, format!("no model {:?}", shortened(name)));
     name.parse().map_err(unknown)
@@ -82,7 +82,7 @@ fn refused(error: &Error) -> Refusal {
 }
 
 /// Runs `work` on a thread of its own: loading takes long, and must not take the place of those that decode images.
-async fn beside_requests<T: Send + 'static>(
+pub(super) async fn beside_requests<T: Send + 'static>(
     app: &App,
     work: impl FnOnce(&Repository) -> Result<T, Refusal> + Send + 'static,
 ) -> Result<T, Refusal> {

@@ -8,7 +8,8 @@ use axum::middleware::from_fn_with_state;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodRouter, get, post};
 
-use super::{App, Extras, auth, classify, health, infer, repository, shortened, trace};
+use super::{App, Extras, auth, classify, health, infer, repository, shortened, status, trace, versions};
+use crate::serve::dashboard;
 use crate::serve::error::{Code, Refusal};
 
 /// The description of all routes below.
@@ -16,13 +17,13 @@ const OPENAPI: &str = include_str!("openapi.json");
 
 type Routes<const N: usize> = [(&'static str, MethodRouter<Arc<App>>); N];
 
-/// Routes that need no token: a supervisor has none.
-fn open() -> Routes<2> {
-    [("/v2/health/live", get(health::live)), ("/v2/health/ready", get(health::ready))]
+/// Routes that need no token: a supervisor has none, and neither has a browser before the page asked for it.
+fn open() -> Routes<3> {
+    [("/", get(dashboard::page)), ("/v2/health/live", get(health::live)), ("/v2/health/ready", get(health::ready))]
 }
 
 /// Routes that change nothing.
-fn plain() -> Routes<11> {
+fn plain() -> Routes<12> {
     [
         ("/v2", get(health::server)),
         ("/v2/models/{model}", get(infer::metadata)),
@@ -33,14 +34,17 @@ fn plain() -> Routes<11> {
         ("/v2/models/{model}/versions/{version}/infer", post(infer::infer)),
         ("/v2/repository/index", post(repository::index)),
         ("/classify", post(classify::classify)),
+        ("/v1/status", get(status::status)),
         ("/metrics", get(health::metrics)),
         ("/openapi.json", get(openapi)),
     ]
 }
 
 /// Routes that change what is served.
-fn control() -> Routes<2> {
+fn control() -> Routes<4> {
     [
+        ("/v1/models/{model}/activate", post(versions::activate)),
+        ("/v1/models/{model}/rollback", post(versions::rollback)),
         ("/v2/repository/models/{model}/load", post(repository::load)),
         ("/v2/repository/models/{model}/unload", post(repository::unload)),
     ]

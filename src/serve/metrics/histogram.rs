@@ -35,6 +35,11 @@ impl Histogram {
         self.counts.iter().map(|count| count.load(Ordering::Relaxed)).sum()
     }
 
+    /// The observations so far, to tell those of a span of time from.
+    pub fn counts(&self) -> Counts {
+        Counts { bounds: self.bounds, counts: self.counts.iter().map(|count| count.load(Ordering::Relaxed)).collect() }
+    }
+
     /// Sum of the observations.
     pub fn sum(&self) -> f64 {
         f64::from_bits(self.sum.load(Ordering::Relaxed))
@@ -62,6 +67,54 @@ impl Histogram {
     }
 }
 
+/// How many observations of a histogram fell into each of its ranges.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Counts {
+    bounds: &'static [f64],
+    counts: Vec<u64>,
+}
+
+impl Counts {
+    /// Those that were not there `earlier`.
+    pub fn since(&self, earlier: &Self) -> Self {
+        let before = earlier.counts.iter().copied().chain(std::iter::repeat(0));
+        let counts = self.counts.iter().zip(before).map(|(now, before)| now.saturating_sub(before)).collect();
+        Self { bounds: self.bounds, counts }
+    }
+
+    /// Adds those of another span of the same histogram.
+    pub fn add(&mut self, other: &Self) {
+        self.bounds = other.bounds;
+        self.counts.resize(other.counts.len(), 0);
+        self.counts.iter_mut().zip(&other.counts).for_each(|(own, other)| *own += other);
+    }
+
+    /// Counts every observation half, so that later ones weigh more.
+    pub fn halve(&mut self) {
+        self.counts.iter_mut().for_each(|count| *count /= 2);
+    }
+
+    /// Number of observations.
+    pub fn total(&self) -> u64 {
+        self.counts.iter().sum()
+    }
+
+    /// The value below which the fraction `q` of the observations lies, as if they were spread evenly over each range;
+    /// the last bound for those beyond it. `None` without observations.
+    pub fn quantile(&self, q: f64) -> Option<f64> {
+        let rank = q * self.total() as f64;
+        let (mut below, mut from) = (0.0, 0.0);
+        for (&count, &bound) in self.counts.iter().zip(self.bounds) {
+            let count = count as f64;
+            if count > 0.0 && below + count >= rank {
+                return Some(from + (bound - from) * (rank - below).max(0.0) / count);
+            }
+            (below, from) = (below + count, bound);
+        }
+        (self.total() > 0).then_some(from)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -76,5 +129,23 @@ mod tests {
         assert_eq!(histogram.buckets().collect::<Vec<_>>(), [(1.0, 2), (2.0, 3), (4.0, 4), (f64::INFINITY, 5)]);
         assert_eq!((histogram.count(), histogram.sum()), (5, 16.0));
         assert_eq!((histogram.quantile(0.5), histogram.quantile(0.99)), (Some(2.0), Some(f64::INFINITY)));
+    }
+
+    #[test]
+    fn quantiles_of_a_span_lie_within_a_range() {
+        let histogram = Histogram::new(&[1.0, 2.0, 4.0]);
+        histogram.observe(0.5);
+        let before = histogram.counts();
+        assert_eq!(before.since(&before).quantile(0.5), None);
+        (0..4).for_each(|_| histogram.observe(3.0));
+        let mut span = histogram.counts().since(&before);
+        assert_eq!((span.total(), span.quantile(0.5), span.quantile(1.0)), (4, Some(3.0), Some(4.0)));
+        span.add(&before);
+        assert_eq!((span.total(), span.quantile(0.1)), (5, Some(0.5)));
+        histogram.observe(9.0);
+        assert_eq!(histogram.counts().quantile(1.0), Some(4.0));
+        span.halve();
+        assert_eq!(span.total(), 2);
+        assert_eq!(Counts::default().quantile(0.5), None);
     }
 }

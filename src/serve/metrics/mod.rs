@@ -1,15 +1,17 @@
 //! What the server counts, and how Prometheus reads it.
 
 mod histogram;
+mod recent;
 mod text;
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-pub use histogram::Histogram;
-use text::Text;
+pub use histogram::{Counts, Histogram};
+pub use recent::Recent;
+pub use text::Text;
 
 use crate::board::{Board, resident_bytes};
 use crate::store::ModelName;
@@ -17,8 +19,20 @@ use crate::store::ModelName;
 /// Upper bounds of times, in seconds.
 const SECONDS: &[f64] =
     &[0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
+/// Upper bounds of times that are compared and not shown, in seconds: each a tenth above the one before.
+const FINE_SECONDS: &[f64] = &fine_seconds();
 /// Upper bounds of batch sizes, in images.
 const IMAGES: &[f64] = &[1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0];
+
+const fn fine_seconds() -> [f64; 122] {
+    let mut bounds = [1e-4; 122];
+    let mut index = 1;
+    while index < bounds.len() {
+        bounds[index] = 1.1 * bounds[index - 1];
+        index += 1;
+    }
+    bounds
+}
 
 /// A number that only grows.
 #[derive(Debug, Default)]
@@ -59,6 +73,8 @@ pub struct ModelMetrics {
     pub queue_seconds: Histogram,
     /// Seconds the engine took for the batch that a request was in.
     pub compute_seconds: Histogram,
+    /// The same in finer ranges, to compare spans of time by.
+    pub compute_seconds_fine: Histogram,
     /// Images the engine was given at a time.
     pub batch_images: Histogram,
     /// Images waiting now.
@@ -73,6 +89,10 @@ pub struct ModelMetrics {
     pub overloaded: Counter,
     /// Requests whose time was over before the engine came to them.
     pub expired: Counter,
+    /// Requests of clients that were answered.
+    pub answered: Counter,
+    /// How long the latest of them took.
+    pub recent: Recent,
 }
 
 impl ModelMetrics {
@@ -80,6 +100,7 @@ impl ModelMetrics {
         Self {
             queue_seconds: Histogram::new(SECONDS),
             compute_seconds: Histogram::new(SECONDS),
+            compute_seconds_fine: Histogram::new(FINE_SECONDS),
             batch_images: Histogram::new(IMAGES),
             queued_images: Gauge::default(),
             version: Gauge::default(),
@@ -87,6 +108,8 @@ impl ModelMetrics {
             refused: Counter::default(),
             overloaded: Counter::default(),
             expired: Counter::default(),
+            answered: Counter::default(),
+            recent: Recent::default(),
         }
     }
 }
@@ -95,6 +118,7 @@ impl ModelMetrics {
 #[derive(Debug)]
 pub struct Metrics {
     started: f64,
+    begun: Instant,
     /// Open connections.
     pub connections: Gauge,
     /// Idle connections that were closed to make room for new ones.
@@ -109,6 +133,7 @@ impl Default for Metrics {
         let started = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64();
         Self {
             started,
+            begun: Instant::now(),
             connections: Gauge::default(),
             connections_evicted: Counter::default(),
             requests: Mutex::default(),
@@ -126,6 +151,11 @@ impl Metrics {
     /// The counts of a model, which begin at the first call.
     pub fn model(&self, name: &ModelName) -> Arc<ModelMetrics> {
         locked(&self.models).entry(name.clone()).or_insert_with(|| Arc::new(ModelMetrics::new())).clone()
+    }
+
+    /// How long there has been something to count.
+    pub fn uptime(&self) -> Duration {
+        self.begun.elapsed()
     }
 
     /// Counts an answered request; `route` is the pattern that matched, of which there are few.
@@ -231,6 +261,12 @@ mod tests {
             assert!(text.lines().any(|l| l == line), "{line} is not in\n{text}");
         }
         assert_eq!((metrics.answers_with(404), metrics.answers_with(500)), (1, 0));
+    }
+
+    #[test]
+    fn fine_ranges_reach_from_a_tenth_of_a_millisecond_to_ten_seconds() {
+        let bounds = fine_seconds();
+        assert!(bounds[0] == 1e-4 && bounds[121] > 10.0 && bounds[121] < 11.0, "{}", bounds[121]);
     }
 
     #[test]

@@ -6,10 +6,10 @@ use super::Histogram;
 
 /// Metric families, one after the other.
 #[derive(Debug, Default)]
-pub(super) struct Text(String);
+pub struct Text(String);
 
 /// Names and values of labels.
-pub(super) type Labels<'a> = &'a [(&'a str, &'a str)];
+pub type Labels<'a> = &'a [(&'a str, &'a str)];
 
 impl Text {
     /// Begins a family; its samples follow.
@@ -38,6 +38,7 @@ impl Text {
         self.sample(&format!("{name}_count"), labels, histogram.count());
     }
 
+    /// The text.
     pub fn finish(self) -> String {
         self.0
     }

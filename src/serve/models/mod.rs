@@ -10,5 +10,5 @@ mod worker;
 
 pub use queue::Reply;
 pub use registry::Registry;
-pub use repository::{Repository, Source};
+pub use repository::{Repository, Source, Versions};
 pub use served::{ModelSettings, Served, Unanswered};

@@ -1,5 +1,7 @@
 //! Where models come from: a store whose pointers are followed, or a single file.
 
+mod versions;
+
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -12,6 +14,7 @@ use crate::serve::protocol::IndexEntry;
 use crate::store::{ModelName, Store, Version};
 use crate::weights::ModelDescription;
 use crate::{Error, Result};
+pub use versions::Versions;
 
 /// Where models come from.
 #[derive(Debug)]
@@ -32,6 +35,8 @@ pub struct Repository {
     /// The pointer of each model when it was last looked at, so that a version that was refused is not tried again
     /// and again, and an unloaded model stays unloaded, until the pointer moves.
     seen: Mutex<BTreeMap<ModelName, Option<Version>>>,
+    /// Why the store could not be listed when it was last looked at, so that it is said once.
+    unlisted: Mutex<Option<String>>,
 }
 
 /// The version of a file without a store.
@@ -40,7 +45,7 @@ const FILE_VERSION: Version = Version(1);
 impl Repository {
     /// A repository that has loaded nothing yet.
     pub fn new(source: Source, registry: Arc<Registry>) -> Self {
-        Self { source, registry, seen: Mutex::default() }
+        Self { source, registry, seen: Mutex::default(), unlisted: Mutex::default() }
     }
 
     /// The registry it loads into.
@@ -107,15 +112,27 @@ impl Repository {
         self.registry.withdraw(name)
     }
 
+    /// Says once that, and why, the store cannot be listed, and that it can be again.
+    fn tell_if_unlisted(&self, error: Option<&Error>) {
+        let why = error.map(ToString::to_string);
+        let mut unlisted = self.unlisted.lock().unwrap_or_else(PoisonError::into_inner);
+        if *unlisted == why {
+            return;
+        }
+        match &why {
+            Some(why) => log::warn!("store cannot be listed, what serves goes on: {why}"),
+            None => log::info!("store can be listed again"),
+        }
+        *unlisted = why;
+    }
+
     /// Looks at the pointers of a store and deploys the versions they moved to. One that cannot serve is refused once,
     /// and the log says why.
     pub fn follow(&self) {
         let Source::Store(store) = &self.source else { return };
-        let names = store.models().unwrap_or_else(|error| {
-            log::warn!("store cannot be listed: {error}");
-            Vec::new()
-        });
-        for name in names {
+        let names = store.models();
+        self.tell_if_unlisted(names.as_ref().err());
+        for name in names.unwrap_or_default() {
             // A pointer that cannot be read moves nothing; the store's own commands say what is wrong with it.
             let Ok(Some(active)) = store.active(&name) else { continue };
             if self.saw(&name, Some(active)) == Some(Some(active)) {

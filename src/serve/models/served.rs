@@ -1,6 +1,6 @@
 //! One version of one model, answering.
 
-use std::sync::{Arc, mpsc};
+use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -12,7 +12,7 @@ use super::worker::{Pace, Worker};
 use crate::engine::{EngineConfig, Precision};
 use crate::model::{Runner, RunnerConfig, Teacher};
 use crate::serve::error::{Code, Refusal};
-use crate::serve::metrics::ModelMetrics;
+use crate::serve::metrics::{Counter, ModelMetrics};
 use crate::serve::protocol::Signature;
 use crate::store::{ModelName, Version};
 use crate::{Error, Result};
@@ -45,6 +45,9 @@ pub struct Served {
     queue: Arc<Queue>,
     pace: Arc<Pace>,
     metrics: Arc<ModelMetrics>,
+    /// How often each class was the most likely one.
+    predicted: Box<[Counter]>,
+    last_answer: Mutex<Instant>,
 }
 
 /// Why there is no answer.
@@ -106,7 +109,10 @@ impl Served {
         thread.map_err(|e| Error::Config(format!("{name}: cannot start a thread: {e}")))?;
         let died = |_| Error::Numeric(format!("{name} version {version}: compiling or the smoke inference panicked"));
         let signature = started.recv().map_err(died)??;
-        let served = Self { name: name.clone(), version, signature, sha256, queue, pace, metrics };
+        let predicted = signature.class_names.iter().map(|_| Counter::default()).collect();
+        let last_answer = Mutex::new(Instant::now());
+        let served =
+            Self { name: name.clone(), version, signature, sha256, queue, pace, metrics, predicted, last_answer };
         Ok((served, Ended(end)))
     }
 
@@ -134,6 +140,28 @@ impl Served {
         self.queued(images, 1, deadline, Queue::push_front).await
     }
 
+    /// Counts an answer to a client, who waited for it since it was queued.
+    pub(crate) fn answered(&self, reply: &Reply, waited: Duration) {
+        self.metrics.answered.increment();
+        self.metrics.recent.observe(waited);
+        for row in reply.logits.chunks(self.predicted.len().max(1)) {
+            let best = row.iter().enumerate().max_by(|a, b| a.1.total_cmp(b.1));
+            if let Some(count) = best.and_then(|(class, _)| self.predicted.get(class)) {
+                count.increment();
+            }
+        }
+    }
+
+    /// How often each class was the most likely one of a client's image, since this version serves.
+    pub fn predicted(&self) -> Vec<u64> {
+        self.predicted.iter().map(Counter::get).collect()
+    }
+
+    /// How long ago it last answered anything: a request, a probe, its smoke inference.
+    pub fn silence(&self) -> Duration {
+        self.last_answer.lock().unwrap_or_else(PoisonError::into_inner).elapsed()
+    }
+
     async fn queued(
         &self,
         images: Vec<f32>,
@@ -153,7 +181,10 @@ impl Served {
         }
         let refused = |code, message: &str| Err(Unanswered::Refused(Refusal::new(code, message)));
         match tokio::time::timeout_at(deadline.into(), answer).await {
-            Ok(Ok(answer)) => answer.map_err(Unanswered::Refused),
+            Ok(Ok(answer)) => {
+                *self.last_answer.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+                answer.map_err(Unanswered::Refused)
+            }
             Ok(Err(_)) => refused(Code::Internal, "the engine ended without an answer"),
             Err(_) => refused(Code::DeadlineExceeded, "the answer was not ready in time"),
         }

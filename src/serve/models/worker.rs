@@ -109,6 +109,7 @@ impl Worker {
         self.pace.observe(compute.as_secs_f64() / count as f64);
         self.metrics.batch_images.observe(count as f64);
         self.metrics.compute_seconds.observe(compute.as_secs_f64());
+        self.metrics.compute_seconds_fine.observe(compute.as_secs_f64());
         jobs.iter().for_each(|job| self.metrics.queue_seconds.observe((start - job.queued).as_secs_f64()));
         Outcome { logits, classes: self.runner.num_classes(), start, compute }
     }

@@ -45,12 +45,17 @@ fn a_program_around_it_adds_routes_and_sees_images() {
     let seen: Arc<Mutex<Vec<SeenImage>>> = Arc::default();
     let sink = seen.clone();
     let server = server(Extras {
-        routes: Router::new().route("/", get(|| async { "a page" })),
+        routes: Router::new().route("/page", get(|| async { "a page" })),
         control_routes: Router::new().route("/adapt", post(|| async { "begun" })),
         on_image: Some(Arc::new(move |image| sink.lock().unwrap().push(image))),
+        status: Some(Arc::new(|| serde_json::json!({"state": "collecting"}))),
+        metrics: Some(Arc::new(|| "own_things 3\n".to_string())),
     });
-    assert_eq!(ask(&server, "GET /", b""), (200, "a page".to_string()));
+    assert_eq!(ask(&server, "GET /page", b""), (200, "a page".to_string()));
+    let status: serde_json::Value = serde_json::from_str(&ask(&server, "GET /v1/status", b"").1).unwrap();
+    assert_eq!(status["adaptation"], serde_json::json!({"state": "collecting"}));
     assert_eq!(ask(&server, "POST /adapt", b""), (200, "begun".to_string()));
+    assert!(ask(&server, "GET /metrics", b"").1.ends_with("own_things 3\n"));
     assert_eq!(ask(&server, "POST /classify?top=2", &image()).0, 200);
     assert_eq!(ask(&server, "POST /classify", b"no image").0, 400);
     let seen = seen.lock().unwrap();

@@ -3,6 +3,7 @@
 use std::os::unix::fs::PermissionsExt;
 
 use super::*;
+use crate::graph::{ChannelGroups, Scope};
 use crate::weights::{INT8_KEY, PROVENANCE_KEY, sha256_file};
 
 #[test]
@@ -46,6 +47,7 @@ fn a_version_is_a_copy_with_its_digest_and_what_it_says_of_itself() {
         classes: 3,
         params: cost.params,
         macs: cost.macs,
+        channels: Some(ChannelGroups::new(&tiny_graph(3), Scope::Inner).total_channels() as u64),
         int8: true,
         provenance: Some(Origin { version: "0.1.0".into(), teacher_sha256: "t".into(), data_sha256: "d".into() }),
     };

@@ -13,7 +13,7 @@ fn the_printed_default_is_accepted() {
     assert!(printed.contains("[serve]") && printed.contains("listen = \"127.0.0.1:8000\""), "{printed}");
     place.write("config.toml", &printed);
     place.run("config check config.toml").ends_with(&[0]);
-    place.write("config.toml", printed.replace("threads", "treads"));
+    place.write("config.toml", printed.replace("decode_threads", "decode_treads"));
     place.run("config check config.toml").fails_naming(&[
         "config.toml",
         "serve.decode_treads",

@@ -3,9 +3,10 @@
 mod access;
 mod bad_input;
 mod configuration;
+mod dashboard;
 mod peers;
 mod protocol;
-mod server;
+pub mod server;
 mod soak;
 mod swap;
 mod tls;

@@ -5,7 +5,7 @@ use std::process::{Command, Stdio};
 use super::{Workplace, shapes_server};
 
 /// The interpreter in `SECATEUR_PYTHON`, else `python3`.
-fn python() -> String {
+pub fn python() -> String {
     std::env::var("SECATEUR_PYTHON").unwrap_or_else(|_| "python3".into())
 }
 

@@ -3,7 +3,7 @@
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::path::Path;
-use std::process::{Child, ChildStderr};
+use std::process::{Child, ChildStderr, Command};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -26,7 +26,13 @@ impl Serving {
     #[track_caller]
     pub fn start(folder: &Path, arguments: &str) -> Self {
         let arguments = format!("serve --listen 127.0.0.1:0 --threads 1 {arguments}");
-        let mut child = command(folder, &arguments).spawn().expect("the program starts");
+        Self::spawn(command(folder, &arguments), arguments)
+    }
+
+    /// Starts `command`, which `arguments` describe, and waits until it listens.
+    #[track_caller]
+    pub fn spawn(mut command: Command, arguments: String) -> Self {
+        let mut child = command.spawn().expect("the program starts");
         let (log, reader) = collect(child.stderr.take().unwrap());
         let mut serving =
             Self { child: Some(child), arguments, address: ([127, 0, 0, 1], 0).into(), log, reader: Some(reader) };
