@@ -39,7 +39,7 @@ use crate::graph::Graph;
 use crate::weights::ParamTensors;
 use crate::{Error, Result};
 
-use kernels::Context;
+use kernels::{Context, OVERRUN};
 use memory::Memory;
 use plan::Plan;
 use pool::{Barrier, Pool};
@@ -195,7 +195,7 @@ impl Engine {
             input: graph.input_shape(),
             classes: graph.num_classes(),
             precision,
-            arena: Memory::zeroed((plan.arena * precision.bytes()).div_ceil(size_of::<f32>())),
+            arena: Memory::zeroed((plan.arena * precision.bytes() + OVERRUN).div_ceil(size_of::<f32>())),
             scratch: (0..config.threads).map(|_| Memory::zeroed(plan.scratch)).collect(),
             barrier: Barrier::new(pool.threads()),
             next_task: plan.steps.iter().map(|_| AtomicUsize::new(0)).collect(),

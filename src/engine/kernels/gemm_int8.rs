@@ -25,16 +25,19 @@ impl IntWeights {
         let (layout, shape) = (DotLayout::of(isa), tile_shape(isa));
         let groups = inner.div_ceil(layout.group());
         let all = packed_columns(shape, columns);
-        let scale: Vec<f32> = (0..all)
-            .map(|c| {
-                let most = if c < columns { (0..inner).fold(0f32, |m, k| m.max(value(k, c).abs())) } else { 0.0 };
-                if most / 127.0 >= f32::MIN_POSITIVE { most / 127.0 } else { 1.0 }
-            })
-            .collect();
-        let quantized = |k: usize, c: usize| {
-            if k < inner && c < columns { (value(k, c) / scale[c]).round_ties_even() as i8 } else { 0 }
-        };
-        let sums = (0..all).map(|c| (0..inner).map(|k| i32::from(quantized(k, c))).sum()).collect();
+        let (mut scale, mut sums) = (vec![1.0; all], vec![0; all]);
+        let mut quantized = vec![0i8; columns * inner];
+        let mut column = vec![0f32; inner];
+        for (c, quantized) in quantized.chunks_exact_mut(inner).enumerate() {
+            column.iter_mut().enumerate().for_each(|(k, to)| *to = value(k, c));
+            let unit = column.iter().fold(0f32, |most, x| most.max(x.abs())) / 127.0;
+            if unit >= f32::MIN_POSITIVE {
+                scale[c] = unit;
+            }
+            quantized.iter_mut().zip(&column).for_each(|(q, x)| *q = (x / scale[c]).round_ties_even() as i8);
+            sums[c] = quantized.iter().map(|&q| i32::from(q)).sum();
+        }
+        let quantized = |k: usize, c: usize| if k < inner && c < columns { quantized[c * inner + k] } else { 0 };
         let mut packed = vec![0u8; groups * all * 4];
         let lanes = lanes_of(isa);
         for Panel { first, packed: width, .. } in shape.panels(padded(columns)) {
@@ -90,10 +93,14 @@ pub(in crate::engine) enum Target {
 
 /// Rows of A × one panel of B.
 #[derive(Clone, Copy)]
-pub(in crate::engine) struct IntProduct {
-    /// First row, in the layout of the instruction set, and bytes from row to row.
-    pub rows: *const u8,
-    pub row_bytes: usize,
+pub(in crate::engine) struct IntProduct<'a> {
+    /// Input, in the layout of the instruction set.
+    pub input: *const u8,
+    /// Where each row's runs count from, in bytes from `input`.
+    pub places: &'a [usize],
+    /// Bytes from there to each run.
+    pub taps: &'a [usize],
+    /// Groups per run.
     pub groups: usize,
     pub weights: *const u8,
     pub panel: Panel,
@@ -113,14 +120,14 @@ pub(in crate::engine) struct IntProduct {
     pub epilogue: Epilogue,
 }
 
-/// Computes `count` rows.
+/// Computes the rows of `places`.
 ///
 /// # Safety
 /// All pointers of `p` are valid for what [`IntProduct`] says, the results overlap nothing that is read, and the
 /// processor has `isa`.
-pub(in crate::engine) unsafe fn product(isa: Isa, p: &IntProduct, count: usize) {
+pub(in crate::engine) unsafe fn product(isa: Isa, p: &IntProduct) {
     let mut first = 0;
-    for (rows, blocks) in split_rows(count, p.panel.rows) {
+    for (rows, blocks) in split_rows(p.places.len(), p.panel.rows) {
         if rows == 0 || blocks == 0 {
             continue;
         }
@@ -205,7 +212,7 @@ unsafe fn tile<D: Dot, const R: usize, const W: usize>(p: &IntProduct, first: us
     let last = p.panel.width - (W - 1) * D::LANES;
     // SAFETY: the caller's: everything is as long as `IntProduct` says.
     unsafe {
-        let rows = p.rows.add(first * p.row_bytes);
+        let places = p.places.get_unchecked(first..first + R);
         let mut sums = [[D::load(p.start); W]; R];
         for w in 1..W {
             let start = D::load(p.start.add(w * D::LANES));
@@ -213,7 +220,19 @@ unsafe fn tile<D: Dot, const R: usize, const W: usize>(p: &IntProduct, first: us
                 sums[r][w] = start;
             }
         }
-        D::multiply(&mut sums, (rows, p.row_bytes), p.weights, p.groups);
+        // Loops that run at least once: were they not, the accumulators would leave their registers between them.
+        let mut panel = p.weights;
+        let mut tap = 0;
+        loop {
+            let run = p.input.add(*p.taps.get_unchecked(tap));
+            let rows: [*const u8; R] = std::array::from_fn(|r| run.add(places[r]));
+            D::multiply(&mut sums, rows, panel, p.groups);
+            panel = panel.add(p.groups * W * D::LANES * 4);
+            tap += 1;
+            if tap == p.taps.len() {
+                break;
+            }
+        }
         for r in 0..R {
             for w in 0..W {
                 let (column, count) = (w * D::LANES, if w + 1 < W { D::LANES } else { last });

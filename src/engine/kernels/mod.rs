@@ -3,6 +3,7 @@
 //! Activations are channels-last, every pixel padded to whole blocks of channels. What lies in the padding is never
 //! read as a value: a kernel may leave anything there.
 
+mod band;
 mod conv;
 mod conv_int8;
 mod copy;
@@ -15,6 +16,7 @@ mod pool;
 mod taps;
 mod winograd;
 
+pub(super) use band::OVERRUN;
 pub(super) use conv::{Conv, ConvWeights};
 pub(super) use conv_int8::ConvInt8;
 pub(super) use copy::{Concat, Flatten, ImageIn, PadChannels, Subsample};

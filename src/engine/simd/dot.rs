@@ -27,12 +27,12 @@ pub(in crate::engine) trait Dot: Copy {
     unsafe fn columns(p: *const u8) -> Self::Columns;
     unsafe fn dot(self, a: Self::Group, b: Self::Columns) -> Self;
     unsafe fn to_f32(self) -> Self::Float;
-    /// Adds to `sums[r][w]` the dot products of the groups of row r with those of vector w of the panel's rows. Rows are so
-    /// many bytes apart.
+    /// Adds to `sums[r][w]` the dot products of the groups of row r with those of vector w of the panel's rows;
+    /// there is at least one group.
     #[inline(always)]
     unsafe fn multiply<const R: usize, const W: usize>(
         sums: &mut [[Self; W]; R],
-        rows: (*const u8, usize),
+        rows: [*const u8; R],
         panel: *const u8,
         groups: usize,
     ) {
@@ -45,11 +45,12 @@ pub(in crate::engine) trait Dot: Copy {
 #[inline(always)]
 unsafe fn by_groups<D: Dot, const R: usize, const W: usize>(
     sums: &mut [[D; W]; R],
-    (rows, row_bytes): (*const u8, usize),
+    rows: [*const u8; R],
     mut panel: *const u8,
     groups: usize,
 ) {
-    for g in 0..groups {
+    let mut g = 0;
+    loop {
         // SAFETY: the caller's.
         unsafe {
             D::Float::prefetch(panel.wrapping_add(AHEAD).cast());
@@ -58,12 +59,16 @@ unsafe fn by_groups<D: Dot, const R: usize, const W: usize>(
                 b[w] = D::columns(panel.add(w * D::LANES * 4));
             }
             for r in 0..R {
-                let a = D::group(rows.add(r * row_bytes + g * 4));
+                let a = D::group(rows[r].add(g * 4));
                 for w in 0..W {
                     sums[r][w] = sums[r][w].dot(a, b[w]);
                 }
             }
             panel = panel.add(W * D::LANES * 4);
+        }
+        g += 1;
+        if g == groups {
+            break;
         }
     }
 }

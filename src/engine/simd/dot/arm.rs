@@ -19,7 +19,7 @@ trait FourGroups: Dot {
 #[inline(always)]
 unsafe fn by_fours<D: FourGroups, const R: usize, const W: usize>(
     sums: &mut [[D; W]; R],
-    (rows, row_bytes): (*const u8, usize),
+    rows: [*const u8; R],
     mut panel: *const u8,
     groups: usize,
 ) {
@@ -40,14 +40,16 @@ unsafe fn by_fours<D: FourGroups, const R: usize, const W: usize>(
             for w in 0..W {
                 D::Float::prefetch(panel.wrapping_add(AHEAD + w * LINE).cast());
             }
-            let a = std::array::from_fn::<_, R, _>(|r| D::four(rows.add(r * row_bytes + g * 16)));
+            let a = std::array::from_fn::<_, R, _>(|r| D::four(rows[r].add(g * 16)));
             add_group!(a, 0);
             add_group!(a, 1);
             add_group!(a, 2);
             add_group!(a, 3);
         }
         let done = groups / 4 * 4;
-        by_groups(sums, (rows.add(done * 4), row_bytes), panel, groups - done);
+        if done < groups {
+            by_groups(sums, rows.map(|row| row.add(done * 4)), panel, groups - done);
+        }
     }
 }
 
@@ -91,7 +93,7 @@ impl Dot for NeonLong {
     #[inline(always)]
     unsafe fn multiply<const R: usize, const W: usize>(
         sums: &mut [[Self; W]; R],
-        rows: (*const u8, usize),
+        rows: [*const u8; R],
         panel: *const u8,
         groups: usize,
     ) {
@@ -170,7 +172,7 @@ impl Dot for NeonDot {
     #[inline(always)]
     unsafe fn multiply<const R: usize, const W: usize>(
         sums: &mut [[Self; W]; R],
-        rows: (*const u8, usize),
+        rows: [*const u8; R],
         panel: *const u8,
         groups: usize,
     ) {
