@@ -36,7 +36,8 @@ if [ "$(id -u)" = 0 ] && [ -d /run/systemd/system ]; then service=yes; fi
 
 if [ "$action" = remove ]; then
   if [ "$service" = yes ] && [ -e "$units" ]; then
-    systemctl disable --now secateur.service
+    systemctl stop secateur.service
+    systemctl disable secateur.service
     rm -f "$units" "$users" "$folders"
     systemctl daemon-reload
   fi
