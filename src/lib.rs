@@ -4,6 +4,7 @@
 //! The layers and what each may use are listed in ARCHITECTURE.md and enforced by `tests/layering.rs`.
 #![deny(missing_docs)]
 
+pub mod accuracy;
 pub mod adapt;
 pub mod arch;
 pub mod bench;

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::latency::LatencyTable;
 use super::observer::Phase;
-use super::report::{AdaptedBy, PhaseReport};
+use super::report::{AdaptedBy, CandidateFigures, PhaseReport};
 use crate::data::LoaderState;
 use crate::model::Params;
 use crate::weights::{self, TensorFile};
@@ -46,6 +46,9 @@ pub struct Progress {
     pub reports: Vec<PhaseReport>,
     /// What phase 1 ended with, once it has.
     pub adapted_by: Option<AdaptedBy>,
+    /// What phase 1 chose among.
+    #[serde(default)]
+    pub candidates: Vec<CandidateFigures>,
     /// What was measured for a budget of latency.
     #[serde(default)]
     pub latency: Option<LatencyTable>,

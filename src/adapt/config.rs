@@ -121,13 +121,18 @@ impl AdaptConfig {
     /// Defaults for a model: chosen by its input alone, never by labels.
     pub fn for_model(info: &ModelInfo) -> Self {
         let p = &info.preprocess;
-        let small = p.height.max(p.width) <= SMALL_SIDE;
-        let mut augment = if p.channels == 1 { Augment::digits() } else { Augment::default() };
+        Self::for_input([p.channels, p.height, p.width])
+    }
+
+    /// Defaults for models whose input has these channels, height and width.
+    pub fn for_input([channels, height, width]: [usize; 3]) -> Self {
+        let small = height.max(width) <= SMALL_SIDE;
+        let mut augment = if channels == 1 { Augment::digits() } else { Augment::default() };
         if small {
-            augment.crop_scale = if p.channels == 1 { augment.crop_scale } else { (0.8, 1.0) };
+            augment.crop_scale = if channels == 1 { augment.crop_scale } else { (0.8, 1.0) };
         } else {
             let shrink = |side: usize| ((side as f64 * TRAIN_SIZE_FRACTION / 32.0).round() as usize).max(1) * 32;
-            augment.train_size = Some([shrink(p.height), shrink(p.width)]);
+            augment.train_size = Some([shrink(height), shrink(width)]);
         }
         Self {
             budget: Some(Budget::channels(0.6)),

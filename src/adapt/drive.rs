@@ -9,7 +9,7 @@ use super::checkpoint::{Checkpoint, Progress, RunIdentity, Sections};
 use super::config::AdaptConfig;
 use super::latency::LatencyTable;
 use super::observer::{Metrics, Observer, Phase};
-use super::report::{AdaptedBy, PhaseReport};
+use super::report::{AdaptedBy, CandidateFigures, PhaseReport};
 use super::target::ImageSet;
 use crate::data::{Batch, LoaderConfig, LoaderState, Preprocess, TrainLoader, Transform};
 use crate::rng::mix;
@@ -85,6 +85,8 @@ pub(super) struct Driver<'a> {
     pub reports: Vec<PhaseReport>,
     /// What phase 1 ended with, once it has.
     pub adapted_by: Option<AdaptedBy>,
+    /// What phase 1 chose among.
+    pub candidates: Vec<CandidateFigures>,
     /// What was measured for a budget of latency.
     pub latency: Option<LatencyTable>,
     /// Tensors later phases need, saved with every checkpoint.
@@ -137,7 +139,8 @@ impl Driver<'_> {
             report.wall_s = earlier_s + begun.elapsed().as_secs_f64();
             self.observer.step(phase, step, &metrics);
             let stop = self.safety.stop.load(Ordering::Relaxed);
-            if stop || saved.elapsed() >= self.safety.every {
+            // After the last step, too: what follows may take long, and there is nothing in it to save.
+            if stop || step + 1 == range.end || saved.elapsed() >= self.safety.every {
                 self.save(phase, step + 1, work, &loaders, &report)?;
                 saved = Instant::now();
             }
@@ -179,6 +182,7 @@ impl Driver<'_> {
             wall_s: self.wall_s(),
             reports,
             adapted_by: self.adapted_by,
+            candidates: self.candidates.clone(),
             latency: self.latency.clone(),
         };
         Checkpoint { progress, tensors }.save(path)?;

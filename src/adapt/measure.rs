@@ -51,9 +51,14 @@ fn forward_ms(network: Network, device: &Device) -> Result<f64> {
     Ok(times[RUNS / 2])
 }
 
-/// Peak resident memory of this process in MB (2²⁰ bytes); 0 where the system does not tell.
+/// Peak resident memory of this process in MB (10⁶ bytes); 0 where the system does not tell.
 pub fn peak_rss_mb() -> u64 {
+    peak_rss_bytes() / 1_000_000
+}
+
+/// The same in bytes.
+pub fn peak_rss_bytes() -> u64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let line = status.lines().find_map(|l| l.strip_prefix("VmHWM:"));
-    line.and_then(|l| l.trim().trim_end_matches(" kB").trim().parse::<u64>().ok()).unwrap_or(0) / 1024
+    line.and_then(|l| l.trim().trim_end_matches(" kB").trim().parse::<u64>().ok()).unwrap_or(0) * 1024
 }

@@ -48,7 +48,7 @@ pub fn memory_plan(graph: &Graph, config: &AdaptConfig) -> Result<MemoryPlan> {
     let Some(limit) = config.memory_bytes else { return Ok(MemoryPlan { parts: 1, bytes: bytes(1) }) };
     let most = (config.batch_size / LEAST_IMAGES).max(1);
     let parts = (1..=most).find(|&parts| bytes(parts) <= limit).ok_or_else(|| {
-        let megabytes = |bytes: u64| bytes.div_ceil(1 << 20);
+        let megabytes = |bytes: u64| bytes.div_ceil(1_000_000);
         Error::Config(format!(
             "memory: expected at least {}MB for {} with {} images per step, got {}MB",
             megabytes(bytes(most)),
@@ -156,7 +156,7 @@ mod tests {
             last = plan;
         }
         assert!(last.parts > 1);
-        let message = memory_plan(&graph, &config(&graph, Some(1 << 20))).unwrap_err().to_string();
+        let message = memory_plan(&graph, &config(&graph, Some(1_000_000))).unwrap_err().to_string();
         assert!(message.contains("memory: expected at least") && message.contains("got 1MB"), "{message}");
     }
 }

@@ -92,6 +92,17 @@ pub enum AdaptedBy {
     Training,
 }
 
+/// A teacher that phase 1 may go on with.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct CandidateFigures {
+    /// How it came about.
+    pub by: AdaptedBy,
+    /// Percentage of labelled target images answered right; `null` without labels.
+    pub accuracy: Option<f64>,
+    /// The gate's verdict on it beside the teacher as it came.
+    pub gate: Verdict,
+}
+
 /// Everything a run found out.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Report {
@@ -115,6 +126,9 @@ pub struct Report {
     pub int8: Option<Verdict>,
     /// What phase 1 ended with.
     pub adapted_by: AdaptedBy,
+    /// What phase 1 chose among.
+    #[serde(default)]
+    pub candidates: Vec<CandidateFigures>,
     /// Target images used and left out.
     pub images: ImageCounts,
     /// Channels of each group.

@@ -103,6 +103,7 @@ impl<'a> Context<'a> {
 /// writing.
 pub fn run(job: &Job, observer: &mut dyn Observer) -> Result<Outcome> {
     job.config.validate()?;
+    job.config.train.check(&job.teacher.graph)?;
     let plan = memory_plan(&job.teacher.graph, job.config)?;
     if job.config.memory_bytes.is_some() && !job.device.is_cpu() {
         return Err(Error::Config("memory: a limit can be kept with --device cpu only".into()));
@@ -188,6 +189,7 @@ fn finish(
         teacher_gate: adapted.verdict.clone(),
         int8: int8.as_ref().map(|outcome| outcome.verdict.clone()),
         adapted_by: adapted.by,
+        candidates: stages.candidate_figures().to_vec(),
         images: ImageCounts {
             train: context.train.len(),
             held_out: context.held.len(),

@@ -14,9 +14,9 @@ use super::mask_phase::MaskPhase;
 use super::observer::{Observer, Phase};
 use super::pass::{Answers, Network, estimate_statistics};
 use super::ranking;
-use super::report::{AdaptedBy, GroupWidth, PhaseReport};
+use super::report::{AdaptedBy, CandidateFigures, GroupWidth, PhaseReport};
 use super::run::{Context, Job};
-use super::target::pass_config;
+use super::target::{ImageSet, pass_config};
 use super::teacher_phase::TeacherPhase;
 use crate::data::{OrderedPass, Transform};
 use crate::graph::Graph;
@@ -30,6 +30,12 @@ pub(super) struct Adapted {
     pub by: AdaptedBy,
     pub verdict: Verdict,
     pub answers: Answers,
+}
+
+impl Adapted {
+    fn figures(&self, images: &ImageSet) -> Result<CandidateFigures> {
+        Ok(CandidateFigures { by: self.by, accuracy: self.answers.accuracy(images)?, gate: self.verdict.clone() })
+    }
 }
 
 /// The student after surgery and fine-tuning.
@@ -71,6 +77,7 @@ impl<'a> Stages<'a> {
             identity,
             reports: progress.map(|p| p.reports.clone()).unwrap_or_default(),
             adapted_by: progress.and_then(|p| p.adapted_by),
+            candidates: progress.map(|p| p.candidates.clone()).unwrap_or_default(),
             latency: progress.and_then(|p| p.latency.clone()),
             carried: Sections::default(),
             started: Instant::now(),
@@ -106,6 +113,10 @@ impl<'a> Stages<'a> {
 
     pub fn reports(&self) -> &[PhaseReport] {
         &self.driver.reports
+    }
+
+    pub fn candidate_figures(&self) -> &[CandidateFigures] {
+        &self.driver.candidates
     }
 
     /// The checkpoint, if it lies behind `phase`: the phase is over.
@@ -214,6 +225,9 @@ impl<'a> Stages<'a> {
             }
             _ => self.candidates(before)?,
         };
+        if self.driver.candidates.is_empty() {
+            self.driver.candidates = adapted.iter().map(|c| c.figures(context.images)).collect::<Result<_>>()?;
+        }
         let trained = adapted.iter().position(|c| c.by == AdaptedBy::Training && c.verdict.accepted);
         let information = |c: &Adapted| c.verdict.candidate.information;
         let best = trained.or_else(|| {

@@ -45,7 +45,7 @@ pub fn serve_once(model: &Path, case: Case, precision: Precision) -> Result<Cold
         load_ms: ms(start, loaded),
         compile_ms: ms(loaded, compiled),
         first_answer_ms: ms(start, Instant::now()),
-        peak_rss_bytes: crate::adapt::peak_rss_mb() << 20,
+        peak_rss_bytes: crate::adapt::peak_rss_bytes(),
     })
 }
 

@@ -86,7 +86,7 @@ impl Row {
     /// Adds what was measured of the start of a process.
     pub fn set_start(&mut self, start: ColdStart) {
         self.load_ms = Some(start.first_answer_ms);
-        self.peak_rss_mb = Some(start.peak_rss_bytes as f64 / f64::from(1 << 20));
+        self.peak_rss_mb = Some(start.peak_rss_bytes as f64 / 1e6);
         self.start = Some(start);
     }
 

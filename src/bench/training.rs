@@ -64,6 +64,7 @@ pub fn training_speed(
     let [_, height, width] = model.graph.input_shape();
     let [height, width] = config.augment.train_size.unwrap_or([height, width]);
     let steps = steps.next_multiple_of(2);
+    config.train.check(&model.graph)?;
     let plan = memory_plan(&model.graph, config)?;
     let times = trial(kind, model, config, WARM_UPS + steps, device)?;
     let mean = times[WARM_UPS..].iter().sum::<Duration>().as_secs_f64() / steps as f64;
@@ -75,7 +76,7 @@ pub fn training_speed(
         threads: rayon::current_num_threads(),
         images_per_s: config.batch_size as f64 / mean,
         parts: plan.parts,
-        planned_mb: plan.bytes >> 20,
+        planned_mb: plan.bytes / 1_000_000,
         peak_rss_mb: peak_rss_mb(),
         steps,
         step_ms: mean * 1e3,

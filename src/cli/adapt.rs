@@ -11,13 +11,16 @@ use super::model_args::{ComputeArgs, ModelArgs};
 use super::output::{print, summary, table};
 use super::progress::Progress;
 use super::progress_file::Recorded;
-use super::run_args::RunArgs;
+use super::run_args::{MB, RunArgs};
 use super::signals::stop_flag;
 use crate::adapt::latency::{LatencyTable, TableIdentity, default_path};
 use crate::adapt::{self, AdaptConfig, ImageSet, Job, Outcome, Safety, memory_plan, page};
 use crate::data::{DEFAULT_CACHE_BYTES, Source, SourceConfig};
 use crate::weights::write_bytes_atomic;
 use crate::{Error, Result};
+
+/// Stands for a model whose input is not known.
+const ANY_INPUT: [usize; 3] = [3, 224, 224];
 
 /// Arguments of `adapt`.
 #[derive(Debug, Args)]
@@ -72,6 +75,14 @@ pub(super) struct AdaptArgs {
 }
 
 impl AdaptArgs {
+    /// Checks what can be checked without a model.
+    ///
+    /// # Errors
+    /// As [`RunArgs::apply`].
+    pub fn check(self) -> Result<()> {
+        self.run.apply(AdaptConfig::for_input(ANY_INPUT)).map(drop)
+    }
+
     pub fn run(self) -> Result<()> {
         let stop = stop_flag()?;
         let checkpoint = self.checkpoint.unwrap_or_else(|| with_suffix(&self.out, ".checkpoint"));
@@ -131,8 +142,8 @@ impl AdaptArgs {
         let plan = memory_plan(&teacher.graph, &config)?;
         log::info!(
             "memory planned at_most_mb={} limit_mb={} batch={} parts={}",
-            plan.bytes >> 20,
-            config.memory_bytes.map_or("none".to_string(), |bytes| (bytes >> 20).to_string()),
+            plan.bytes / MB,
+            config.memory_bytes.map_or("none".to_string(), |bytes| (bytes / MB).to_string()),
             config.batch_size,
             plan.parts
         );

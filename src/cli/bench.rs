@@ -7,6 +7,7 @@ use clap::{Args, Subcommand};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::json;
 
+use super::accuracy::AccuracyArgs;
 use super::model_args::ComputeArgs;
 use super::model_source::{ModelSource, SourcedModel};
 use super::output::print;
@@ -35,6 +36,8 @@ pub(super) struct BenchArgs {
 enum What {
     /// Speed and memory of an adaptation step instead of inference
     Adapt(TrainingArgs),
+    /// Methods of adapting and pruning side by side, on images with labels
+    Accuracy(AccuracyArgs),
 }
 
 /// What to measure of inference.
@@ -80,6 +83,7 @@ impl BenchArgs {
     pub fn run(self) -> Result<()> {
         match self.what {
             Some(What::Adapt(args)) => args.run(),
+            Some(What::Accuracy(args)) => args.run(),
             None => self.inference.run(),
         }
     }

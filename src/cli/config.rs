@@ -1,12 +1,15 @@
 //! `secateur config`: what can be configured.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use clap::{Args, Subcommand};
+use clap::{Args, Parser, Subcommand};
 
 use super::output::print;
-use crate::Result;
+use super::{Cli, Command};
 use crate::config::Config;
+use crate::daemon::DaemonConfig;
+use crate::serve::check_files;
+use crate::{Error, Result};
 
 /// Arguments of `config`.
 #[derive(Debug, Args)]
@@ -19,21 +22,97 @@ pub(super) struct ConfigArgs {
 enum What {
     /// Print the default configuration file, every key with what it means
     PrintDefault,
-    /// Check a configuration file, and the environment variables that override it
-    Check {
-        /// The file
-        file: PathBuf,
-    },
+    /// Check a configuration file, the files that it names, and the environment variables that override it
+    Check(CheckArgs),
+}
+
+#[derive(Debug, Args)]
+#[group(required = true, multiple = false)]
+struct CheckArgs {
+    /// The file
+    file: Option<PathBuf>,
+    /// The file, as other commands have it
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
 }
 
 impl ConfigArgs {
     pub fn run(self) -> Result<()> {
         match self.what {
             What::PrintDefault => print(Config::documented().trim_end()),
-            What::Check { file } => {
-                Config::load(Some(&file), std::env::vars_os(), [])?;
+            What::Check(CheckArgs { file, config }) => {
+                let file = file.or(config).unwrap_or_default();
+                let config = load(Some(&file), [])?;
+                check_files(&config.serve)?;
                 print(&format!("{}: good", file.display()))
             }
+        }
+    }
+}
+
+/// The configuration as [`Config::load`] reads it with the environment, with what the daemon would start `adapt` with
+/// checked: a slip is told now, not at night.
+///
+/// # Errors
+/// As [`Config::load`] and [`check_adaptation`].
+pub(super) fn load(file: Option<&Path>, flags: impl IntoIterator<Item = (String, String)>) -> Result<Config> {
+    let config = Config::load(file, std::env::vars_os(), flags)?;
+    check_adaptation(&config.daemon())?;
+    Ok(config)
+}
+
+/// Reads the arguments that the daemon would start `adapt` with as `adapt` reads them.
+///
+/// # Errors
+/// [`Error::Config`] naming the key that they come from.
+fn check_adaptation(config: &DaemonConfig) -> Result<()> {
+    let line = std::iter::once("secateur".to_string()).chain(config.adapt_arguments());
+    let said = match Cli::try_parse_from(line) {
+        Ok(Cli { command: Command::Adapt(args) }) => match args.check() {
+            Ok(()) => return Ok(()),
+            Err(error) => error.to_string(),
+        },
+        Ok(_) => "expected arguments of adapt".to_string(),
+        Err(error) if !error.use_stderr() => "expected arguments of a run, got a question".to_string(),
+        Err(error) => on_one_line(&error),
+    };
+    let key = if said.contains("--budget") { "adapt.budget" } else { "adapt.arguments" };
+    Err(Error::Config(format!("{key}: {said}")))
+}
+
+/// What is wrong, without how the command is used.
+fn on_one_line(error: &clap::Error) -> String {
+    let text = error.to_string();
+    let lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
+    let lines: Vec<&str> = lines.take_while(|line| !line.starts_with("Usage:")).collect();
+    lines.join("; ").trim_start_matches("error: ").to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_adapt_would_refuse_is_refused_by_key() {
+        let said = |budget: &str, arguments: &str| {
+            let mut config = DaemonConfig::default();
+            (config.adapt.budget, config.adapt.arguments) = (budget.into(), arguments.into());
+            check_adaptation(&config).map_err(|error| error.to_string())
+        };
+        assert_eq!(said("channels=0.5", "--batch-size 16 --train last:3"), Ok(()));
+        assert_eq!(said("latency=12ms", ""), Ok(()));
+        assert_eq!(said("channels=0.5", "--no-prune"), Ok(()));
+        for (budget, arguments, parts) in [
+            ("chanels=0.5", "", ["adapt.budget: ", "chanels=0.5"]),
+            ("channels=0.5", "--tune-step 9", ["adapt.arguments: ", "--tune-steps"]),
+            ("channels=0.5", "--batch-size many", ["adapt.arguments: ", "many"]),
+            ("channels=0.5", "--lr-scale 0", ["adapt.arguments: ", "--lr-scale"]),
+            ("channels=0.5", "--holdout 3", ["adapt.arguments: ", "3"]),
+            ("channels=0.5", "more", ["adapt.arguments: ", "more"]),
+            ("channels=0.5", "--help", ["adapt.arguments: ", "got a question"]),
+        ] {
+            let said = said(budget, arguments).unwrap_err();
+            assert!(parts.iter().all(|part| said.contains(part)) && !said.contains('\n'), "{said}");
         }
     }
 }

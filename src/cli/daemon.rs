@@ -7,7 +7,7 @@ use clap::Args;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
-use crate::config::Config;
+use super::config::load;
 use crate::daemon::{self, DaemonConfig, Order};
 use crate::serve::ServeConfig;
 use crate::{Error, Result};
@@ -72,7 +72,7 @@ impl DaemonArgs {
         let flags =
             [("daemon.folder", &self.folder), ("daemon.teacher", &self.teacher), ("serve.listen", &self.listen)];
         let given = flags.into_iter().filter_map(|(key, value)| Some((key.to_string(), value.clone()?)));
-        let config = Config::load(self.config.as_deref(), std::env::vars_os(), given)?;
+        let config = load(self.config.as_deref(), given)?;
         let daemon = config.daemon();
         Ok((config.serve, daemon))
     }

@@ -1,5 +1,6 @@
 //! The command line: arguments to typed configuration, one file per subcommand.
 
+mod accuracy;
 mod adapt;
 mod allocator;
 mod bench;

@@ -121,13 +121,16 @@ fn parse_cap(text: &str) -> Result<(String, f64), String> {
     Ok((name.to_string(), fraction.parse().map_err(|_| format!("{fraction:?} is not a number"))?))
 }
 
-/// A size such as 600MB, 2GB or 900000000: units of 2¹⁰, as memory is counted.
+/// Bytes of a megabyte, wherever this program speaks of one.
+pub(super) const MB: u64 = 1_000_000;
+
+/// A size such as 600MB, 2GB or 900000000, in decimal units.
 pub(super) fn parse_bytes(text: &str) -> Result<u64, String> {
-    let units = [("kB", 10), ("MB", 20), ("GB", 30), ("B", 0), ("", 0)];
-    let found = units.iter().find_map(|(unit, shift)| Some((text.strip_suffix(unit)?, shift)));
-    let (number, shift) = found.ok_or("expected a size such as 600MB")?;
+    let units = [("kB", 1e3), ("MB", 1e6), ("GB", 1e9), ("B", 1.0), ("", 1.0)];
+    let found = units.iter().find_map(|(unit, bytes)| Some((text.strip_suffix(unit)?, bytes)));
+    let (number, unit) = found.ok_or("expected a size such as 600MB")?;
     let number: f64 = number.trim().parse().map_err(|_| format!("expected a size such as 600MB, got {text:?}"))?;
-    let bytes = number * f64::from(1u32 << shift);
+    let bytes = (number * unit).round();
     if bytes.is_finite() && bytes >= 1.0 { Ok(bytes as u64) } else { Err(format!("{text:?} is no size")) }
 }
 

@@ -97,15 +97,49 @@ fn parse(answer: &[u8]) -> Result<Value, String> {
     }
 }
 
-/// The daemon's part for people.
+/// A text without its quotes.
+fn text(value: &Value) -> String {
+    value.as_str().map_or_else(|| value.to_string(), str::to_string)
+}
+
+/// What serves, and how fast.
+fn models(status: &Value) -> Vec<String> {
+    let describe = |model: &Value| {
+        let latency = &model["latency_ms"];
+        let latency = match (latency["p50"].as_f64(), latency["p99"].as_f64()) {
+            (Some(p50), Some(p99)) => format!("p50 {p50:.1} ms, p99 {p99:.1} ms"),
+            _ => "no requests yet".to_string(),
+        };
+        let serves = match model["active"].as_u64() {
+            Some(version) if model["ready"] == true => format!("version {version}"),
+            Some(version) => format!("version {version}, which does NOT answer"),
+            None => "NO version".to_string(),
+        };
+        format!("{:<10} {} {serves}, {latency}", "serves", text(&model["name"]))
+    };
+    status["models"].as_array().into_iter().flatten().map(describe).collect()
+}
+
+/// What the guards say.
+fn guards(daemon: &Value) -> Vec<String> {
+    let all = daemon["guards"].as_array().map(Vec::as_slice).unwrap_or_default();
+    let describe = |guard: &Value| {
+        let word = if guard["ok"] == true { "guard" } else { "AGAINST IT" };
+        format!("{word:<10} {}: {}", text(&guard["name"]), text(&guard["detail"]))
+    };
+    all.iter().map(describe).collect()
+}
+
+/// The status for people.
 fn table(status: &Value) -> String {
     let daemon = &status["adaptation"];
+    let mut lines = models(status);
     if daemon.is_null() {
-        return "this server is no daemon: it only serves".to_string();
+        lines.push("this server is no daemon: it only serves".to_string());
+        return lines.join("\n");
     }
-    let text = |value: &Value| value.as_str().map_or_else(|| value.to_string(), str::to_string);
     let images = &daemon["images"];
-    let mut lines = vec![
+    lines.extend([
         format!("{:<10} {} since {}", "state", text(&daemon["state"]), text(&daemon["since"])),
         format!("{:<10} {}", "reason", text(&daemon["reason"])),
         format!(
@@ -118,15 +152,17 @@ fn table(status: &Value) -> String {
             images["duplicates"],
             images["quarantined"]
         ),
-    ];
+    ]);
+    if images["left_alone"].as_u64() > Some(0) {
+        lines.push(format!("{:<10} {} links, folders or the like are left alone there", "inbox", images["left_alone"]));
+    }
     if let Some(run) = daemon["run"].as_object() {
         let eta = run["eta_s"].as_f64().unwrap_or(0.0);
-        let (phase, step, steps) = (text(&run["phase"]), &run["step"], &run["steps"]);
-        lines.push(format!(
-            "{:<10} {}: {phase} {step}/{steps}, {eta:.0} s left in this phase",
-            "run",
-            text(&run["id"])
-        ));
+        let (step, steps) = (&run["step"], &run["steps"]);
+        // Between phases there is nothing to count.
+        let known = steps.as_u64() > Some(0);
+        let far = if known { format!(" {step}/{steps}, {eta:.0} s left in this phase") } else { String::new() };
+        lines.push(format!("{:<10} {}: {}{far}", "run", text(&run["id"]), text(&run["phase"])));
     }
     if let Some(gate) = daemon["gate"].as_object() {
         let word = if gate["accepted"] == true { "accepted" } else { "REFUSED" };
@@ -138,9 +174,7 @@ fn table(status: &Value) -> String {
             "watch", watch["version"], watch["answers"], watch["wanted"]
         ));
     }
-    for guard in daemon["guards"].as_array().into_iter().flatten().filter(|guard| guard["ok"] == false) {
-        lines.push(format!("{:<10} {}: {}", "against it", text(&guard["name"]), text(&guard["detail"])));
-    }
+    lines.extend(guards(daemon));
     if daemon["backoff_until"].is_string() {
         lines.push(format!("{:<10} until {}", "backing off", text(&daemon["backoff_until"])));
     }
@@ -166,20 +200,36 @@ mod tests {
 
     #[test]
     fn the_table_says_what_matters() {
-        let status = json!({"adaptation": {
+        let models = json!([
+            {"name": "shapes", "active": 2, "ready": true, "latency_ms": {"p50": 1.25, "p99": 2.5}},
+            {"name": "new", "active": null, "ready": false, "latency_ms": {"p50": null, "p99": null}},
+        ]);
+        let mut status = json!({"models": models, "adaptation": {
             "state": "paused", "since": "2026-11-24T21:00:00Z", "reason": "temperature: 80 °C",
-            "images": {"reservoir": 7, "bytes": 2_500_000, "new": 3, "needed": 4, "duplicates": 1, "quarantined": 2},
+            "images": {"reservoir": 7, "bytes": 2_500_000, "new": 3, "needed": 4, "duplicates": 1, "quarantined": 2,
+                "left_alone": 2},
             "run": {"id": "r1", "phase": "mask", "step": 3, "steps": 9, "eta_s": 12.4},
             "gate": null, "watch": null, "backoff_until": null,
             "guards": [{"name": "temperature", "ok": false, "detail": "80 °C"}, {"name": "load", "ok": true, "detail": ""}],
             "history": [{"at": "2026", "event": "adaptation started", "detail": "run=r1"}],
         }});
-        let table = table(&status);
-        for part in ["paused since", "7 kept (2.5 MB), 3 new", "r1: mask 3/9, 12 s", "against it temperature", "run=r1"]
-        {
-            assert!(table.contains(part), "{part}: {table}");
+        let shown = table(&status);
+        for part in [
+            "serves     shapes version 2, p50 1.2 ms, p99 2.5 ms",
+            "serves     new NO version, no requests yet",
+            "paused since",
+            "7 kept (2.5 MB), 3 new",
+            "2 links, folders",
+            "r1: mask 3/9, 12 s",
+            "AGAINST IT temperature: 80 °C",
+            "guard      load: ",
+            "run=r1",
+        ] {
+            assert!(shown.contains(part), "{part}: {shown}");
         }
-        assert!(!table.contains("load"));
-        assert!(super::table(&json!({"adaptation": null})).contains("no daemon"));
+        status["adaptation"]["run"] = json!({"id": "r1", "phase": "judging", "step": 0, "steps": 0, "eta_s": 0.0});
+        assert!(table(&status).contains("r1: judging\n"));
+        let only = table(&json!({"models": models, "adaptation": null}));
+        assert!(only.contains("shapes version 2") && only.contains("no daemon"), "{only}");
     }
 }

@@ -131,13 +131,14 @@ pub struct WatchConfig {
 }
 
 /// Arguments of `secateur adapt` that the daemon gives.
-const OWN: [&str; 9] = [
+const OWN: [&str; 10] = [
     "--teacher",
     "--target",
     "--out",
     "--report",
     "--progress",
     "--threads",
+    "--checkpoint",
     "--checkpoint-every",
     "--resume",
     "--restart",

@@ -28,6 +28,8 @@ use crate::store::{ModelName, Store};
 const AGAIN: Duration = Duration::from_secs(10);
 /// How long new images may keep a due adaptation waiting.
 const ARRIVING: Duration = Duration::from_secs(600);
+/// How often counts of images are saved, which change with every one of them.
+const COUNT_EVERY: Duration = Duration::from_secs(60);
 
 /// What is done now, and why.
 pub(super) type Doing = (Phase, String);
@@ -57,6 +59,7 @@ pub(super) struct Cycle {
     pub since_unix_s: u64,
     saved: State,
     looked: Option<Instant>,
+    counted: Instant,
     drift: Option<Drift>,
     due: Option<Instant>,
     again: Option<Instant>,
@@ -73,6 +76,7 @@ impl Cycle {
         let mut guards = Guards::default();
         guards.slowness.remember(state.idle_p99_s);
         shared.given.store(state.seen, Ordering::Relaxed);
+        shared.count_from(&state.totals.images);
         let run = Run::unfinished(&folders);
         if let Some(run) = &run {
             log::info!("unfinished run found run={} images={}", run.id, run.record.images);
@@ -97,6 +101,7 @@ impl Cycle {
             doing: (Phase::Collecting, "just started".into()),
             since_unix_s: clock::unix_s(),
             looked: None,
+            counted: Instant::now(),
             drift: None,
             due: None,
             again: None,
@@ -115,6 +120,9 @@ impl Cycle {
         let doing = self.step();
         self.change_to(doing);
         self.relabel_one();
+        if self.counted.elapsed() >= COUNT_EVERY {
+            self.count();
+        }
         self.save();
         told.tell(self);
     }
@@ -125,6 +133,7 @@ impl Cycle {
             log::warn!("{key} is changed by a restart only");
         }
         let mut config = (*config).clone();
+        config.intake.inbox = self.config.intake.inbox.clone();
         config.daemon = super::config::General {
             folder: self.config.daemon.folder.clone(),
             teacher: self.config.daemon.teacher.clone(),
@@ -152,7 +161,13 @@ impl Cycle {
         {
             log::info!("adaptation ended with the daemon, the next start goes on with it: {ended:?}");
         }
+        self.count();
         self.save();
+    }
+
+    fn count(&mut self) {
+        self.counted = Instant::now();
+        self.state.totals.images = self.shared.counts();
     }
 
     /// Looks at the board, if it is time; `true` if it was.

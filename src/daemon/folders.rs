@@ -1,5 +1,6 @@
 //! Where the daemon keeps what.
 
+use std::ffi::OsString;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -51,24 +52,32 @@ impl Folders {
     }
 }
 
-/// The plain files of `folder` with their names, sorted by name; names that are no UTF-8 and hidden ones are left out.
+/// What `folder` holds, sorted by name, except what is hidden. Of a link it is the link itself, which may lead anywhere.
 ///
 /// # Errors
 /// [`Error::Io`] if it cannot be listed.
-pub(super) fn plain_files(folder: &Path) -> Result<Vec<(String, fs::Metadata)>> {
+pub(super) fn entries(folder: &Path) -> Result<Vec<(OsString, fs::Metadata)>> {
     let fail = |e| Error::io("list", folder, e);
     let mut found = Vec::new();
     for entry in fs::read_dir(folder).map_err(fail)? {
         let entry = entry.map_err(fail)?;
-        let Ok(name) = entry.file_name().into_string() else { continue };
-        // Gone since it was listed, or a link, which may lead anywhere.
+        // Gone since it was listed.
         let Ok(metadata) = entry.metadata() else { continue };
-        if metadata.is_file() && !name.starts_with('.') {
-            found.push((name, metadata));
+        if !entry.file_name().as_encoded_bytes().starts_with(b".") {
+            found.push((entry.file_name(), metadata));
         }
     }
     found.sort_unstable_by(|a, b| a.0.cmp(&b.0));
     Ok(found)
+}
+
+/// The plain files among the [`entries`] whose names are UTF-8, as those are that the daemon gives.
+///
+/// # Errors
+/// As [`entries`].
+pub(super) fn plain_files(folder: &Path) -> Result<Vec<(String, fs::Metadata)>> {
+    let named = |(name, metadata): (OsString, fs::Metadata)| Some((name.into_string().ok()?, metadata));
+    Ok(entries(folder)?.into_iter().filter(|(_, file)| file.is_file()).filter_map(named).collect())
 }
 
 /// Moves a file, also to another file system; what is at `to` afterwards is whole, whatever happens.

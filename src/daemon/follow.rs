@@ -117,7 +117,10 @@ impl Cycle {
         };
         self.notices.well("rollback", "versions can be rolled back again");
         self.state.totals.rolled_back += 1;
-        self.state.back_off(self.config.adapt.backoff_first_s, self.config.adapt.backoff_most_s);
+        // What somebody else activated says nothing of what an adaptation would bring.
+        if self.state.student == Some(bad) {
+            self.state.back_off(self.config.adapt.backoff_first_s, self.config.adapt.backoff_most_s);
+        }
         self.state.went_wrong("version rolled back", format!("version={bad} to={back} reason={why:?}"));
         if self.run.as_ref().is_some_and(|run| run.is_complete()) {
             // A crash came before it was noted that this is its student.

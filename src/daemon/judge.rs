@@ -2,7 +2,9 @@
 
 use super::clock;
 use super::cycle::{Cycle, Doing};
+use super::mind::Failure;
 use super::run::retain;
+use super::state::Crashes;
 use super::status::Phase;
 use super::teacher::same_or_new;
 use super::watch::{latest_images, measure};
@@ -19,7 +21,7 @@ impl Cycle {
             Err(error) => {
                 let why = error.to_string();
                 self.finish_run();
-                return self.failed(&why, 0);
+                return self.failed(&why, 0, Failure::Own);
             }
         };
         let reason = verdict["reason"].as_str().unwrap_or_default().to_string();
@@ -41,7 +43,7 @@ impl Cycle {
             // A student that the store refuses will not become another one.
             Err(error @ (Error::Weights { .. } | Error::Numeric(_))) => {
                 self.finish_run();
-                self.failed(&error.to_string(), 0)
+                self.failed(&error.to_string(), 0, Failure::Own)
             }
             Err(error) => self.try_again("swap", Phase::Judging, &format!("student cannot be published yet: {error}")),
         }
@@ -58,7 +60,8 @@ impl Cycle {
                 let sample = latest_images(&self.shared, self.config.watch.images);
                 self.state.baseline = Some(measure(&self.asker, &self.shared, served.version, &sample)?);
             }
-            // What it will be held against must survive a power cut, too.
+            // What it will be held against, and whose it is, must survive a power cut, too.
+            self.state.student = Some(version);
             self.save();
             self.store.activate(&name, version)?;
         }
@@ -76,7 +79,7 @@ impl Cycle {
         let Some(run) = self.run.take() else { return };
         self.state.seen = self.state.seen.max(run.record.latest);
         self.state.last_unix_s = clock::unix_s();
-        (self.state.crashes, self.state.crashed_at) = (0, 0);
+        self.state.stuck = Crashes::default();
         self.shared.given.store(self.state.seen, std::sync::atomic::Ordering::Relaxed);
         // Before the images go, which say that there is something to do.
         self.save();

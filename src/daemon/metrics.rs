@@ -1,7 +1,7 @@
 //! What the daemon counts, for Prometheus.
 
 use super::guard::Reading;
-use super::state::Totals;
+use super::state::{ImageTotals, Totals};
 use super::status::Phase;
 use crate::serve::MetricsText;
 
@@ -11,8 +11,9 @@ pub(super) struct Figures {
     pub phase: Phase,
     /// Images and bytes of the reservoir.
     pub reservoir: (usize, u64),
-    /// Images kept, duplicates, broken files, images evicted since the start.
-    pub intake: [u64; 4],
+    pub intake: ImageTotals,
+    /// Things in the inbox that are no files.
+    pub left_alone: usize,
     pub totals: Totals,
     /// Resident memory of the adaptation, 0 without one.
     pub child_bytes: u64,
@@ -29,10 +30,15 @@ impl Figures {
         }
         text.single(("secateur_reservoir_images", "gauge"), "Images kept to learn from.", self.reservoir.0);
         text.single(("secateur_reservoir_bytes", "gauge"), "Bytes of their files.", self.reservoir.1);
-        text.family("secateur_intake_images_total", "counter", "Images by what became of them.");
-        for (result, count) in ["kept", "duplicate", "quarantined", "evicted"].into_iter().zip(self.intake) {
+        text.family("secateur_intake_images_total", "counter", "Images by what became of them, since the first start.");
+        let ImageTotals { kept, duplicates, quarantined, evicted } = self.intake;
+        for (result, count) in
+            [("kept", kept), ("duplicate", duplicates), ("quarantined", quarantined), ("evicted", evicted)]
+        {
             text.sample("secateur_intake_images_total", &[("result", result)], count);
         }
+        let help = "Links, folders and the like in the inbox, which are not taken.";
+        text.single(("secateur_inbox_left_alone", "gauge"), help, self.left_alone);
         let totals = &self.totals;
         text.family("secateur_adaptations_total", "counter", "Adaptations by their outcome, since the first start.");
         for (outcome, count) in [
@@ -64,8 +70,8 @@ mod tests {
     #[test]
     fn figures_are_samples() {
         let guards = vec![Reading { name: "temperature", ok: false, detail: String::new() }];
-        let figures =
-            Figures { phase: Phase::Paused, reservoir: (7, 99), intake: [8, 2, 1, 0], guards, ..Figures::default() };
+        let intake = ImageTotals { kept: 8, duplicates: 2, quarantined: 1, evicted: 0 };
+        let figures = Figures { phase: Phase::Paused, reservoir: (7, 99), intake, guards, ..Figures::default() };
         let text = figures.render();
         for line in [
             "secateur_daemon_state{state=\"paused\"} 1",

@@ -3,11 +3,26 @@
 use std::time::Duration;
 
 use super::child::{Ended, failure_reason};
+use super::clock;
 use super::cycle::{Cycle, Doing};
+use super::guard::MB;
+use super::state::Crashes;
 use super::status::Phase;
 
 /// Ends without progress before a run is given up.
 const MOST_CRASHES: u32 = 5;
+/// A killed run is only given up if such ends have gone on for so long: nothing is wrong with a run that somebody kills
+/// again and again, while one that the system kills for its memory is killed at every try, however late.
+const KILLED_FOR_S: u64 = 12 * 3600;
+
+/// How an adaptation failed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Failure {
+    /// By itself.
+    Own,
+    /// Something outside killed it: the system, for want of memory, or somebody.
+    Killed,
+}
 
 impl Cycle {
     /// Pauses, continues or stops the adaptation, and takes note of its end.
@@ -21,7 +36,7 @@ impl Cycle {
         }
         let most = self.config.adapt.max_memory_bytes;
         if let Some(bytes) = child.resident_bytes().filter(|bytes| most > 0 && *bytes > most) {
-            self.killed_for = Some(format!("it took {} MB of memory, at most {} allowed", bytes >> 20, most >> 20));
+            self.killed_for = Some(format!("it took {} MB of memory, at most {} allowed", bytes / MB, most / MB));
             child.kill();
             return (Phase::Adapting, "killed for its memory".into());
         }
@@ -74,27 +89,56 @@ impl Cycle {
                 (Phase::Waiting, "the adaptation was suspended".into())
             }
             Ended::Killed(signal) => {
+                let outside = killed_for.is_none() && signal == libc::SIGKILL;
+                let failure = if outside { Failure::Killed } else { Failure::Own };
                 let why = killed_for.unwrap_or_else(|| format!("signal {signal} ended it"));
-                self.failed(&why, furthest)
+                self.failed(&why, furthest, failure)
             }
-            Ended::Accepted | Ended::Refused => self.failed("it left no report", furthest),
-            Ended::Failed(code) => self.failed(&format!("exit code {code}: {}", failure_reason(&log)), furthest),
+            Ended::Accepted | Ended::Refused => self.failed("it left no report", furthest, Failure::Own),
+            Ended::Failed(code) => {
+                self.failed(&format!("exit code {code}: {}", failure_reason(&log)), furthest, Failure::Own)
+            }
         }
     }
 
     /// The adaptation failed. It goes on after a while, unless it does not get any further.
-    pub fn failed(&mut self, why: &str, furthest: u64) -> Doing {
+    pub fn failed(&mut self, why: &str, furthest: u64, failure: Failure) -> Doing {
         let state = &mut self.state;
-        state.crashes = if furthest > state.crashed_at { 1 } else { state.crashes + 1 };
-        state.crashed_at = furthest;
+        state.stuck.count(furthest, clock::unix_s());
         state.totals.failed += 1;
         state.back_off(self.config.adapt.backoff_first_s, self.config.adapt.backoff_most_s);
-        let given_up = state.crashes >= MOST_CRASHES;
+        let given_up = is_hopeless(&state.stuck, failure, clock::unix_s());
         let id = self.run.as_ref().map_or("", |run| run.id.as_str());
         state.went_wrong("adaptation failed", format!("run={id} given_up={given_up} reason={why:?}"));
         if given_up {
             self.finish_run();
         }
         (Phase::BackingOff, why.to_string())
+    }
+}
+
+/// Whether a run that ended so, once more, is given up.
+fn is_hopeless(crashes: &Crashes, failure: Failure, unix_s: u64) -> bool {
+    let lasting = unix_s.saturating_sub(crashes.since_unix_s) >= KILLED_FOR_S;
+    crashes.count >= MOST_CRASHES && (failure == Failure::Own || lasting)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_run_is_given_up_for_its_own_failures_and_for_lasting_kills() {
+        let mut crashes = Crashes::default();
+        let mut fail = |furthest, unix_s| {
+            crashes.count(furthest, unix_s);
+            [Failure::Own, Failure::Killed].map(|failure| is_hopeless(&crashes, failure, unix_s))
+        };
+        for second in 0..4 {
+            assert_eq!(fail(7, second), [false, false], "{second}");
+        }
+        assert_eq!(fail(7, 4), [true, false], "a storm of kills passes");
+        assert_eq!(fail(7, KILLED_FOR_S), [true, true]);
+        assert_eq!(fail(8, KILLED_FOR_S), [false, false], "it got further");
     }
 }

@@ -49,7 +49,7 @@ use notify::Supervisor;
 use state::State;
 use tell::Told;
 
-use crate::serve::{Extras, Metrics, Registry, Repository, ServeConfig, Server, ServerHandle, Source};
+use crate::serve::{Extras, Listening, Metrics, Registry, Repository, ServeConfig, Server, ServerHandle, Source};
 use crate::store::Store;
 use crate::{Error, Result};
 
@@ -82,11 +82,14 @@ pub fn run(serve: &ServeConfig, config: DaemonConfig, orders: &Receiver<Order>, 
     let config = Arc::new(config);
     let serving = config.serving(serve)?;
     let folders = Folders::of(&config);
+    // A daemon that dies may still hold its address; its folder, if there is one, is waited for first.
+    let held = folders.root.is_dir().then(|| lock(&folders.root)).transpose()?;
+    let listening = Listening::new(&serving)?;
     if let Err(error) = folders.create() {
         // On a disk that cannot be written to it serves all the same.
         log::warn!("{error}");
     }
-    let _only = lock(&folders.root)?;
+    let _only = held.map_or_else(|| lock(&folders.root), Ok)?;
     let store = serving.store.as_ref().map(|root| Store::open(root.as_ref())).transpose()?;
     let store = store.ok_or_else(|| Error::Config("serve.store: expected a folder".into()))?;
     let mut state = State::load(&folders.state);
@@ -100,7 +103,7 @@ pub fn run(serve: &ServeConfig, config: DaemonConfig, orders: &Receiver<Order>, 
     let mut cycle = Cycle::new(config.clone(), folders.clone(), stored, asker()?, (shared.clone(), state));
     let told = Arc::new(Told::default());
     told.tell(&cycle);
-    let server = Server::new(serving, repository).with(extras(uploads, &told)).start()?;
+    let server = Server::new(serving, repository).with(extras(uploads, &told)).start_on(listening)?;
     let mut supervisor = Supervisor::from_environment();
     cycle.asker.probe(FIRST)?;
     supervisor.ready();
@@ -175,3 +178,6 @@ fn lock(folder: &Path) -> Result<File> {
         _ => Ok(file),
     }
 }
+
+#[cfg(test)]
+mod lines;

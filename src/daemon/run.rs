@@ -185,6 +185,14 @@ pub fn retain(folders: &Folders, keep: usize) {
     }
 }
 
+impl DaemonConfig {
+    /// The arguments of the program that adaptations are started with, for a run of a made-up name: to be checked.
+    pub fn adapt_arguments(&self) -> Vec<String> {
+        let folders = Folders::of(self);
+        arguments(&folders.runs.join("run"), &folders, Path::new("teacher.safetensors"), self)
+    }
+}
+
 /// The arguments of `secateur` for a run in `folder`.
 fn arguments(folder: &Path, folders: &Folders, teacher: &Path, config: &DaemonConfig) -> Vec<String> {
     let path = |path: PathBuf| path.display().to_string();

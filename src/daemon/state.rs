@@ -42,9 +42,9 @@ pub struct State {
     /// When the next adaptation may start, in seconds since 1970.
     pub backoff_until_unix_s: u64,
     /// Ends of the run in progress that brought it no further.
-    pub crashes: u32,
-    /// How far it had come at the last of them.
-    pub crashed_at: u64,
+    pub stuck: Crashes,
+    /// The version that the daemon itself activated last.
+    pub student: Option<Version>,
     /// 99 % quantile of the inference time without adaptation.
     pub idle_p99_s: Option<f64>,
     /// The last verdict of the gate.
@@ -64,6 +64,28 @@ pub struct TeacherRecord {
     pub file_bytes: u64,
     /// When that file was changed, in milliseconds since 1970.
     pub file_unix_ms: u64,
+}
+
+/// Ends of a run, one after the other, that brought it no further.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Crashes {
+    /// How many.
+    pub count: u32,
+    /// How far it had come.
+    pub furthest: u64,
+    /// When the first of them was, in seconds since 1970.
+    pub since_unix_s: u64,
+}
+
+impl Crashes {
+    /// One more, at `unix_s`; if the run had come further than before, the first.
+    pub fn count(&mut self, furthest: u64, unix_s: u64) {
+        if self.count == 0 || furthest > self.furthest {
+            *self = Self { count: 0, furthest, since_unix_s: unix_s };
+        }
+        self.count += 1;
+    }
 }
 
 /// How a version answered some images of the reservoir.
@@ -93,6 +115,22 @@ pub struct Totals {
     pub rolled_back: u64,
     /// Seconds that adaptations were paused.
     pub paused_s: f64,
+    /// What became of images that came in.
+    pub images: ImageTotals,
+}
+
+/// Counts of images since the first start.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ImageTotals {
+    /// Kept in the reservoir.
+    pub kept: u64,
+    /// Removed as duplicates.
+    pub duplicates: u64,
+    /// Put into quarantine.
+    pub quarantined: u64,
+    /// Removed from the reservoir to make room.
+    pub evicted: u64,
 }
 
 /// Something that happened.

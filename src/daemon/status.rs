@@ -90,10 +90,12 @@ pub struct Images {
     pub needed: usize,
     /// How many arrived since the last adaptation.
     pub new: usize,
-    /// Broken ones since the daemon started.
+    /// Broken ones since the first start.
     pub quarantined: u64,
     /// Duplicates since then.
     pub duplicates: u64,
+    /// Links, folders and the like in the inbox, which are not taken.
+    pub left_alone: usize,
     /// How many of each class that occurs.
     pub classes: Vec<ClassCount>,
 }

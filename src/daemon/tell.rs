@@ -68,6 +68,7 @@ fn images(cycle: &Cycle) -> Images {
     let shared = &cycle.shared;
     let served = cycle.asker.served();
     let names = served.as_ref().map(|served| served.signature.class_names.as_slice()).unwrap_or_default();
+    let counts = shared.counts();
     let reservoir = shared.reservoir();
     let (images, new) = (reservoir.len(), reservoir.newer_than(cycle.state.seen));
     let named = |(class, count): (usize, usize)| {
@@ -79,21 +80,22 @@ fn images(cycle: &Cycle) -> Images {
         bytes: reservoir.bytes(),
         needed: trigger::needed(&cycle.config.trigger, images, new),
         new,
-        quarantined: shared.quarantined.load(Ordering::Relaxed),
-        duplicates: shared.duplicates.load(Ordering::Relaxed),
+        quarantined: counts.quarantined,
+        duplicates: counts.duplicates,
+        left_alone: shared.left_alone.load(Ordering::Relaxed),
         classes: reservoir.classes().into_iter().map(named).collect(),
     }
 }
 
 fn figures(cycle: &Cycle) -> Figures {
     let shared = &cycle.shared;
-    let [kept, duplicates, quarantined] =
-        [&shared.kept, &shared.duplicates, &shared.quarantined].map(|count| count.load(Ordering::Relaxed));
+    let counts = shared.counts();
     let reservoir = shared.reservoir();
     Figures {
         phase: cycle.doing.0,
         reservoir: (reservoir.len(), reservoir.bytes()),
-        intake: [kept, duplicates, quarantined, reservoir.evicted],
+        intake: counts,
+        left_alone: shared.left_alone.load(Ordering::Relaxed),
         totals: cycle.state.totals,
         child_bytes: cycle.child.as_ref().and_then(super::child::Adaptation::resident_bytes).unwrap_or(0),
         guards: cycle.guards.readings().to_vec(),

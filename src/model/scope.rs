@@ -29,18 +29,38 @@ pub enum TrainScope {
 }
 
 impl TrainScope {
+    /// Checks that `graph` has the layers.
+    ///
+    /// # Errors
+    /// [`Error::Config`] naming how many there are.
+    pub fn check(self, graph: &Graph) -> Result<()> {
+        let mixing = graph.nodes().iter().filter(|node| mixes(&node.op)).count();
+        match self {
+            Self::Last(count) if count > mixing => {
+                let name = graph.name();
+                Err(Error::Config(format!("train: {self}: expected at most last:{mixing}, the layers of {name}")))
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// Names of the nodes of `graph` whose parameters may change.
     pub(super) fn layers(self, graph: &Graph) -> BTreeSet<String> {
         let nodes = graph.nodes();
-        let mixes = |id: &usize| matches!(nodes[*id].op, Op::Conv2d(_) | Op::Linear { .. });
+        let mixing = |id: &usize| mixes(&nodes[*id].op);
         let first = match self {
             Self::All | Self::BatchNorm => 0,
             Self::Head => graph.output(),
-            Self::Last(count) => (0..nodes.len()).rev().filter(mixes).take(count).last().unwrap_or(nodes.len()),
+            Self::Last(count) => (0..nodes.len()).rev().filter(mixing).take(count).last().unwrap_or(nodes.len()),
         };
         let wanted = |op: &Op| self != Self::BatchNorm || matches!(op, Op::BatchNorm { .. });
         nodes[first..].iter().filter(|node| wanted(&node.op)).map(|node| node.name.clone()).collect()
     }
+}
+
+/// Whether an operation has weights between its input and output channels.
+fn mixes(op: &Op) -> bool {
+    matches!(op, Op::Conv2d(_) | Op::Linear { .. })
 }
 
 impl fmt::Display for TrainScope {
@@ -103,7 +123,11 @@ mod tests {
         assert!(trained(TrainScope::Head).iter().all(|p| p.starts_with(classifier.as_str())));
         assert_eq!(trained(TrainScope::Last(1)), trained(TrainScope::Head));
         assert!(trained(TrainScope::Last(2)).len() > trained(TrainScope::Head).len());
-        assert_eq!(trained(TrainScope::Last(100)).len(), all.len());
+        let mixing = graph.nodes().iter().filter(|node| mixes(&node.op)).count();
+        assert_eq!(trained(TrainScope::Last(mixing)).len(), all.len());
+        TrainScope::Last(mixing).check(&graph).unwrap();
+        let said = TrainScope::Last(100).check(&graph).unwrap_err().to_string();
+        assert_eq!(said, format!("train: last:100: expected at most last:{mixing}, the layers of lenet_bn"));
         let norms = trained(TrainScope::BatchNorm);
         assert!(!norms.is_empty() && norms.len() < all.len());
     }

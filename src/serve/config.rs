@@ -36,6 +36,7 @@ pub struct ServeConfig {
     pub tls_certificate: Option<PathText>,
     #[serde(with = "empty_is_none")]
     pub tls_key: Option<PathText>,
+    pub allowed_hosts: String,
     pub threads: usize,
     pub precision: Precision,
     pub max_batch: usize,
@@ -154,6 +155,11 @@ impl ServeConfig {
         Ok(())
     }
 
+    /// Whether it is reached from this device alone, as far as addresses go.
+    pub(super) fn is_on_loopback(&self) -> bool {
+        self.listen.is_some_and(|address| address.ip().to_canonical().is_loopback())
+    }
+
     /// How models are run.
     pub fn model_settings(&self) -> ModelSettings {
         let all = EngineConfig::default();
@@ -171,6 +177,27 @@ impl ServeConfig {
         // Decoders may need a few bytes for each pixel besides the pixels themselves.
         let max_bytes = self.max_image_pixels.saturating_mul(8).max(self.max_body_bytes as u64);
         ImageLimits { max_pixels: self.max_image_pixels, max_bytes }
+    }
+
+    /// What is in force after `new` is read: its values, except those that only a restart can change.
+    pub(super) fn reloaded(&self, new: Self) -> Self {
+        let kept = self.clone();
+        let (tls_certificate, tls_key) = match kept.tls_certificate.is_some() == new.tls_certificate.is_some() {
+            true => (new.tls_certificate, new.tls_key),
+            false => (kept.tls_certificate, kept.tls_key),
+        };
+        Self {
+            listen: kept.listen,
+            socket: kept.socket,
+            store: kept.store,
+            model: kept.model,
+            name: kept.name,
+            body_memory_bytes: kept.body_memory_bytes,
+            decode_threads: kept.decode_threads,
+            tls_certificate,
+            tls_key,
+            ..new
+        }
     }
 
     /// The keys in which `new` differs from `self` that only a restart can change.
@@ -240,5 +267,12 @@ mod tests {
         let old = ServeConfig::default();
         let new = ServeConfig { listen: None, max_batch: 2, decode_threads: 1, ..old.clone() };
         assert_eq!(old.needing_restart(&new), ["listen", "decode_threads"]);
+        let running = old.reloaded(new.clone());
+        assert_eq!(running, ServeConfig { max_batch: 2, ..old.clone() });
+        assert_eq!(running.needing_restart(&new), ["listen", "decode_threads"], "as often as it is read");
+        assert!(running.needing_restart(&old).is_empty(), "it was put back");
+        let tls = Some(PathText("a".into()));
+        let secured = ServeConfig { tls_certificate: tls.clone(), tls_key: tls, ..old.clone() };
+        assert_eq!((old.reloaded(secured.clone()), secured.reloaded(old.clone())), (old, secured));
     }
 }

@@ -21,8 +21,8 @@ mod time;
 
 pub use config::{PathText, ServeConfig};
 pub use error::{Code, Refusal};
-pub use http::{Extras, ImageHook, SeenImage};
+pub use http::{Extras, ImageHook, SeenImage, check_files};
 pub use metrics::{Counter, Counts, Gauge, Histogram, Metrics, ModelMetrics, Recent, Text as MetricsText};
 pub use models::{ModelSettings, Registry, Reply, Repository, Served, Source, Unanswered, Versions};
-pub use server::{Server, ServerHandle};
+pub use server::{Listening, Server, ServerHandle};
 pub use time::rfc3339;

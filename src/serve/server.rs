@@ -12,7 +12,7 @@ use super::config::ServeConfig;
 use super::http::{self, App, Extras, Live};
 use super::metrics::Metrics;
 use super::models::{Registry, Repository};
-use super::net;
+use super::net::{self, Listener};
 use crate::{Error, Result};
 
 /// File descriptors besides those of connections: logs, store, models, sockets.
@@ -58,18 +58,20 @@ impl Server {
     /// Listens, loads the models, and answers from threads of its own until [`ServerHandle::stop`].
     ///
     /// # Errors
-    /// [`Error::Config`] or [`Error::Io`] naming what is wrong in the configuration or with a file that it names; as
-    /// [`Repository::load_all`].
+    /// As [`Listening::new`] and [`Repository::load_all`].
     pub fn start(self) -> Result<ServerHandle> {
-        let Self { config, repository, extras } = self;
-        config.validate()?;
-        let live = Live::new(config.clone())?;
-        raise_file_limit(config.max_connections as u64 + OTHER_FILES);
-        let runtime = runtime(&config)?;
-        let (listeners, address) = {
-            let _inside = runtime.enter();
-            net::bind(&config)?
-        };
+        let listening = Listening::new(&self.config)?;
+        self.start_on(listening)
+    }
+
+    /// Loads the models and answers where `listening` listens, whose configuration goes before the server's.
+    ///
+    /// # Errors
+    /// As [`Repository::load_all`].
+    pub fn start_on(self, listening: Listening) -> Result<ServerHandle> {
+        let Self { repository, extras, .. } = self;
+        let Listening { live, listeners, address, runtime } = listening;
+        let config = live.config.clone();
         repository.load_all()?;
         let app = Arc::new(App::new(repository.clone(), live, &extras));
         let router = http::router(&app, extras);
@@ -95,6 +97,35 @@ impl Server {
             log::info!("listening socket={path}");
         }
         Ok(ServerHandle { app, address, stop, threads: Some(Threads { http, follower, _follow: follow }) })
+    }
+}
+
+/// Addresses that are listened on while nobody answers yet: clients wait. So what keeps a server from listening is known
+/// before anything is done for it.
+pub struct Listening {
+    live: Live,
+    listeners: Vec<Listener>,
+    address: Option<SocketAddr>,
+    // Last, for the listeners belong to it.
+    runtime: Runtime,
+}
+
+impl Listening {
+    /// Listens where `config` says.
+    ///
+    /// # Errors
+    /// [`Error::Config`] or [`Error::Io`] naming what is wrong in the configuration or with a file that it names, or the
+    /// address that is taken.
+    pub fn new(config: &ServeConfig) -> Result<Self> {
+        config.validate()?;
+        let live = Live::new(config.clone())?;
+        raise_file_limit(config.max_connections as u64 + OTHER_FILES);
+        let runtime = runtime(config)?;
+        let (listeners, address) = {
+            let _inside = runtime.enter();
+            net::bind(config)?
+        };
+        Ok(Self { live, listeners, address, runtime })
     }
 }
 
@@ -176,8 +207,9 @@ impl ServerHandle {
     /// As [`Server::start`]; then nothing changes.
     pub fn reload(&self, config: ServeConfig) -> Result<()> {
         config.validate()?;
-        let live = Live::new(config.clone())?;
-        for key in self.app.live().config.needing_restart(&config) {
+        let running = self.app.live();
+        let live = Live::new(running.config.reloaded(config.clone()))?;
+        for key in running.config.needing_restart(&config) {
             log::warn!("serve.{key} is changed by a restart only");
         }
         self.registry().set_settings(config.model_settings());

@@ -186,5 +186,6 @@ fn fewer_layers_can_be_trained() {
         place.run(&format!("{JOB} {SHORT} --budget channels=0.5 --train {scope}")).ends_with(&[0, 1]);
         assert_eq!(place.report()["config"]["train"], scope);
     }
+    place.run(&format!("{JOB} {SHORT} --train last:99")).fails_naming(&["train: last:99: expected at most last:"]);
     place.run(&format!("{JOB} {SHORT} --train some")).fails_naming(&["expected all, head, bn or last:N", "some"]);
 }

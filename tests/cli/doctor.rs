@@ -38,6 +38,19 @@ fn a_folder_that_cannot_be_written_to_is_a_problem() {
 }
 
 #[test]
+fn a_daemons_folders_files_and_sensors_are_checked() {
+    let place = tempfile::tempdir().unwrap();
+    let text = "[daemon]\nfolder = \"own\"\nteacher = \"none.safetensors\"\nboard_root = \"nowhere\"\n";
+    fs::write(place.path().join("secateur.toml"), text).unwrap();
+    let table = run(place.path(), "doctor --config secateur.toml").ends_with(&[1]).stdout;
+    for part in ["own/reservoir: writable", "own/inbox: writable", "problem  teacher", "none.safetensors", "guards"] {
+        assert!(table.contains(part), "{part}: {table}");
+    }
+    fs::write(place.path().join("secateur.toml"), "[adapt]\nbudget = \"all\"\n").unwrap();
+    run(place.path(), "doctor --config secateur.toml").fails_naming(&["adapt.budget"]);
+}
+
+#[test]
 fn a_wrong_configuration_is_an_error() {
     let place = tempfile::tempdir().unwrap();
     fs::write(place.path().join("secateur.toml"), "[serve]\nstor = 1\n").unwrap();

@@ -1,6 +1,7 @@
 //! `secateur doctor`: whether this board is fit to work, and what would make it fitter.
 
 mod checks;
+mod daemon;
 mod finding;
 
 use std::ffi::CString;
@@ -13,6 +14,7 @@ use serde_json::json;
 
 use self::checks::{Clock, Folder, Readings};
 use self::finding::{Level, table};
+use super::config::load;
 use super::output::print;
 use crate::board::{Board, Memory, Nvidia, System, clock_is_synchronized, processor_features};
 use crate::config::Config;
@@ -25,7 +27,7 @@ use crate::{Error, Result};
 pub(super) struct DoctorArgs {
     /// Folders that runs shall write to [default: the current one]
     folders: Vec<PathBuf>,
-    /// Also check this configuration and the store that it names
+    /// Also check this configuration of `serve` or `daemon`, and the folders, files and sensors that it needs
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
     /// Print one JSON object instead of a table
@@ -35,8 +37,10 @@ pub(super) struct DoctorArgs {
 
 impl DoctorArgs {
     pub fn run(self) -> Result<()> {
-        let readings = self.read()?;
-        let findings = readings.findings();
+        let config = self.config.as_deref().map(|file| load(Some(file), [])).transpose()?;
+        let readings = self.read(config.as_ref());
+        let mut findings = readings.findings();
+        findings.extend(config.iter().flat_map(daemon::findings));
         let count = |level| findings.iter().filter(|f| f.level == level).count();
         let (problems, advice) = (count(Level::Problem), count(Level::Advice));
         if self.json {
@@ -65,32 +69,29 @@ impl DoctorArgs {
         Err(Error::Rejected(format!("this board has problems: {}", names.collect::<Vec<_>>().join(", "))))
     }
 
-    fn read(&self) -> Result<Readings> {
+    fn read(&self, config: Option<&Config>) -> Readings {
         let root = Path::new("/");
-        Ok(Readings {
+        Readings {
             board: Board::read(),
             system: System::read_under(root),
             memory: Memory::read_under(root),
             nvidia: Nvidia::read_under(root),
             features: processor_features(),
             isa: Isa::detect(),
-            folders: self.folders()?.iter().map(|path| look_at(path)).collect(),
+            folders: self.folders(config).iter().map(|path| look_at(path)).collect(),
             clock: Clock { behind: clock_is_behind(), synchronized: clock_is_synchronized() },
-        })
+        }
     }
 
     /// Every folder that shall be writable.
-    fn folders(&self) -> Result<Vec<PathBuf>> {
+    fn folders(&self, config: Option<&Config>) -> Vec<PathBuf> {
         let mut folders = match self.folders.is_empty() {
             true => vec![PathBuf::from(".")],
             false => self.folders.clone(),
         };
-        if let Some(file) = &self.config {
-            let config = Config::load(Some(file), std::env::vars_os(), [])?;
-            folders.extend(config.serve.store.map(|store| store.0));
-        }
+        folders.extend(config.into_iter().flat_map(daemon::folders));
         folders.push(std::env::temp_dir());
-        Ok(folders)
+        folders
     }
 }
 

@@ -15,6 +15,9 @@ use super::config::GuardConfig;
 use crate::board::{Board, available_bytes, is_on_battery};
 use crate::serve::Counts;
 
+/// Bytes of a megabyte.
+pub(super) const MB: u64 = 1_000_000;
+
 /// What one guard says.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Reading {
@@ -113,7 +116,7 @@ impl Guards {
         let ok = available.is_none_or(|bytes| bytes >= least);
         let detail = available.map_or_else(
             || "not looked at".into(),
-            |bytes| format!("{} MB available, at least {} MB wanted", bytes >> 20, least >> 20),
+            |bytes| format!("{} MB available, at least {} MB wanted", bytes / MB, least / MB),
         );
         Reading { name: "memory", ok, detail }
     }
@@ -139,7 +142,7 @@ fn disk(config: &GuardConfig, free: Option<u64>) -> Reading {
     let ok = free.is_none_or(|bytes| bytes >= least);
     let detail = free.map_or_else(
         || "not told".into(),
-        |bytes| format!("{} MB free, at least {} MB wanted", bytes >> 20, least >> 20),
+        |bytes| format!("{} MB free, at least {} MB wanted", bytes / MB, least / MB),
     );
     Reading { name: "disk", ok, detail }
 }

@@ -24,6 +24,7 @@ use super::clock;
 use super::config::DaemonConfig;
 use super::folders::Folders;
 use super::recent::Recent;
+use super::state::ImageTotals;
 use crate::serve::SeenImage;
 use crate::{Error, Result};
 
@@ -43,6 +44,8 @@ pub(super) struct Shared {
     pub kept: AtomicU64,
     pub duplicates: AtomicU64,
     pub quarantined: AtomicU64,
+    /// Things in the inbox that are no files.
+    pub left_alone: AtomicUsize,
     /// Files that are whole and not taken yet; the largest number before the first look.
     pub waiting: AtomicUsize,
     stop: AtomicBool,
@@ -59,9 +62,26 @@ impl Shared {
             kept: AtomicU64::new(0),
             duplicates: AtomicU64::new(0),
             quarantined: AtomicU64::new(0),
+            left_alone: AtomicUsize::new(0),
             waiting: AtomicUsize::new(usize::MAX),
             stop: AtomicBool::new(false),
         }
+    }
+
+    /// What was counted so far.
+    pub fn counts(&self) -> ImageTotals {
+        let [kept, duplicates, quarantined] =
+            [&self.kept, &self.duplicates, &self.quarantined].map(|count| count.load(Ordering::Relaxed));
+        ImageTotals { kept, duplicates, quarantined, evicted: self.reservoir().evicted }
+    }
+
+    /// Goes on counting from what an earlier process had counted.
+    pub fn count_from(&self, before: &ImageTotals) {
+        let ImageTotals { kept, duplicates, quarantined, evicted } = *before;
+        for (count, before) in [(&self.kept, kept), (&self.duplicates, duplicates), (&self.quarantined, quarantined)] {
+            count.fetch_add(before, Ordering::Relaxed);
+        }
+        self.reservoir().evicted += evicted;
     }
 
     /// The images kept.

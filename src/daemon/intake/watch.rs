@@ -1,6 +1,7 @@
 //! Files that arrive in a folder, and when they are whole.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io::ErrorKind;
 use std::os::fd::AsRawFd;
@@ -10,7 +11,7 @@ use std::time::{Duration, Instant, SystemTime};
 use inotify::{EventMask, Inotify, WatchMask};
 
 use crate::Result;
-use crate::daemon::folders::plain_files;
+use crate::daemon::folders::entries;
 
 /// Room for this many bytes of events at a time.
 const EVENTS: usize = 16 << 10;
@@ -26,8 +27,10 @@ type Stamp = (u64, Option<SystemTime>);
 pub(super) struct InboxWatch {
     folder: PathBuf,
     events: Option<Inotify>,
-    whole: BTreeSet<String>,
-    looked: BTreeMap<String, (Stamp, Instant)>,
+    whole: BTreeSet<OsString>,
+    looked: BTreeMap<OsString, (Stamp, Instant)>,
+    /// Links, folders and the like, which are not for the daemon.
+    pub foreign: BTreeSet<OsString>,
 }
 
 impl InboxWatch {
@@ -38,7 +41,13 @@ impl InboxWatch {
         let events = Inotify::init().map_err(|error| {
             log::warn!("new files are not told by the system, the inbox is only listed: {error}");
         });
-        Self { folder: folder.to_path_buf(), events: events.ok(), whole: BTreeSet::new(), looked: BTreeMap::new() }
+        Self {
+            folder: folder.to_path_buf(),
+            events: events.ok(),
+            whole: BTreeSet::new(),
+            looked: BTreeMap::new(),
+            foreign: BTreeSet::new(),
+        }
     }
 
     /// Files that are whole and not taken yet.
@@ -53,7 +62,7 @@ impl InboxWatch {
 
     /// Gives a file back that could not be dealt with for now.
     pub fn put_back(&mut self, path: &Path) {
-        self.whole.extend(path.file_name().and_then(|name| name.to_str()).map(str::to_string));
+        self.whole.extend(path.file_name().map(OsStr::to_os_string));
     }
 
     /// Waits for news, at most `patience`; `false` if some were lost and the folder must be listed.
@@ -73,8 +82,7 @@ impl InboxWatch {
         let mut complete = true;
         for event in arrived {
             complete &= !event.mask.contains(EventMask::Q_OVERFLOW);
-            let name = event.name.and_then(|name| name.to_str()).filter(|name| is_meant(name));
-            self.whole.extend(name.map(str::to_string));
+            self.whole.extend(event.name.filter(|name| is_meant(name)).map(OsStr::to_os_string));
         }
         complete
     }
@@ -91,7 +99,9 @@ impl InboxWatch {
                 log::debug!("inbox cannot be watched: {error}");
             }
         }
-        let files = plain_files(&self.folder)?;
+        let found = entries(&self.folder)?;
+        let (files, foreign): (Vec<_>, Vec<_>) = found.into_iter().partition(|(_, file)| file.is_file());
+        self.foreign = foreign.into_iter().map(|(name, _)| name).collect();
         let mut looked = BTreeMap::new();
         for (name, file) in files.into_iter().filter(|(name, _)| is_meant(name)) {
             let stamp = (file.len(), file.modified().ok());
@@ -111,8 +121,9 @@ impl InboxWatch {
 }
 
 /// Whether a name is that of a finished, visible file.
-fn is_meant(name: &str) -> bool {
-    !name.starts_with('.') && !UNFINISHED.iter().any(|ending| name.ends_with(ending))
+fn is_meant(name: &OsStr) -> bool {
+    let name = name.as_encoded_bytes();
+    !name.starts_with(b".") && !UNFINISHED.iter().any(|ending| name.ends_with(ending.as_bytes()))
 }
 
 /// Whether some process has the file open for writing, as far as the system tells: a lease for reading is only given if

@@ -1,5 +1,7 @@
 //! What is done with each image.
 
+use std::collections::BTreeSet;
+use std::ffi::OsString;
 use std::fs;
 use std::io::ErrorKind;
 use std::path::Path;
@@ -18,6 +20,7 @@ use crate::daemon::ask::Asker;
 use crate::daemon::config::DaemonConfig;
 use crate::daemon::folders::{Folders, move_file};
 use crate::daemon::notice::Notices;
+use crate::daemon::state::ImageTotals;
 use crate::data::{Image, ImageLimits};
 use crate::{Error, Result};
 
@@ -25,6 +28,8 @@ use crate::{Error, Result};
 const PATIENCE: Duration = Duration::from_millis(200);
 /// How often the log sums up what arrived.
 const SUM_EVERY: Duration = Duration::from_secs(60);
+/// Things that are no files of which the log tells each time.
+const MOST_TOLD: usize = 20;
 
 /// What became of a file.
 enum Taken {
@@ -58,7 +63,7 @@ impl Worker {
 
     /// Works until the intake ends.
     pub fn work(&mut self, uploads: &Receiver<(Bytes, usize)>) {
-        let (mut scan_at, mut sum_at, mut summed) = (Instant::now(), Instant::now() + SUM_EVERY, [0; 3]);
+        let (mut scan_at, mut sum_at, mut summed) = (Instant::now(), Instant::now() + SUM_EVERY, self.shared.counts());
         while !self.shared.stop.load(Ordering::Relaxed) {
             if Instant::now() >= scan_at {
                 scan_at = Instant::now() + self.scan();
@@ -93,16 +98,27 @@ impl Worker {
         let settle = Duration::from_secs_f64(config.intake.settle_s);
         // Somebody may have cleaned up too well. What cannot be made is told when it is needed.
         let _ = self.folders.create();
+        let known = std::mem::take(&mut self.watch.foreign);
         match self.watch.scan(settle) {
             Ok(unfinished) => {
+                self.leave_alone(&known);
                 self.notices.well("inbox", "inbox can be listed again");
                 if unfinished > 0 { settle.max(PATIENCE).min(self.rescan()) } else { self.rescan() }
             }
             Err(error) => {
+                self.watch.foreign = known;
                 self.notices.warn("inbox", &error.to_string());
                 self.rescan()
             }
         }
+    }
+
+    /// Tells of each thing in the inbox that is no file, once while it is there.
+    fn leave_alone(&self, known: &BTreeSet<OsString>) {
+        for name in self.watch.foreign.difference(known).take(MOST_TOLD) {
+            log::warn!("left alone in the inbox, expected a file and got a link, folder or the like name={name:?}");
+        }
+        self.shared.left_alone.store(self.watch.foreign.len(), Ordering::Relaxed);
     }
 
     fn rescan(&self) -> Duration {
@@ -110,14 +126,15 @@ impl Worker {
     }
 
     /// Tells what came since it was told last.
-    fn sum_up(&self, before: [u64; 3]) -> [u64; 3] {
-        let Shared { kept, duplicates, quarantined, .. } = &*self.shared;
-        let now = [kept, duplicates, quarantined].map(|count| count.load(Ordering::Relaxed));
+    fn sum_up(&self, before: ImageTotals) -> ImageTotals {
+        let now = self.shared.counts();
         if now != before {
             let reservoir = self.shared.reservoir();
-            let [kept, duplicates, quarantined] = [0, 1, 2].map(|i| now[i] - before[i]);
             log::info!(
-                "images came in kept={kept} duplicates={duplicates} quarantined={quarantined} reservoir={} bytes={}",
+                "images came in kept={} duplicates={} quarantined={} reservoir={} bytes={}",
+                now.kept - before.kept,
+                now.duplicates - before.duplicates,
+                now.quarantined - before.quarantined,
                 reservoir.len(),
                 reservoir.bytes()
             );

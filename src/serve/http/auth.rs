@@ -11,7 +11,7 @@ use axum::http::{HeaderMap, Uri, header};
 use axum::middleware::Next;
 use axum::response::Response;
 
-use super::App;
+use super::{App, shortened};
 use crate::serve::error::{Code, Refusal};
 use crate::serve::net::Peer;
 use crate::{Error, Result};
@@ -74,6 +74,31 @@ fn is_handed_over(path: &Path, credentials: &Path) -> bool {
     credentials.is_absolute() && path.parent() == Some(credentials)
 }
 
+/// Lets through requests that ask for this server by a name of its own. Nobody else's page can do that; under its own
+/// name, which its owner may let lead here (DNS rebinding), it could read every answer. Where a token is needed, or where
+/// other hosts may ask anyway, there is nothing to protect.
+pub(super) async fn require_own_host(
+    State(app): State<Arc<App>>,
+    request: Request,
+    next: Next,
+) -> Result<Response, Refusal> {
+    let live = app.live();
+    let tcp = matches!(request.extensions().get::<Peer>(), Some(Peer::Tcp(_)));
+    let host = request.headers().get(header::HOST).map(|host| host.to_str().unwrap_or_default());
+    match host {
+        Some(host) if tcp && live.token.is_none() && live.config.is_on_loopback() => {
+            let name = name_of(host);
+            if name.contains('.') && !is_own_name(name, &live.config.allowed_hosts) {
+                let message = format!("{:?} is not a name of this server; see serve.allowed_hosts", shortened(host));
+                return Err(Refusal::new(Code::Forbidden, message));
+            }
+        }
+        // Browsers always say whom they ask.
+        _ => {}
+    }
+    Ok(next.run(request).await)
+}
+
 /// Lets through requests that bring the token, if there is one.
 pub(super) async fn require_token(
     State(app): State<Arc<App>>,
@@ -101,7 +126,7 @@ pub(super) async fn require_control(
             let message = "changes from other hosts need a token, and this server has none: set serve.token_file";
             return Err(Refusal::new(Code::Forbidden, message));
         }
-        if !is_own_page(request.headers()) {
+        if !is_own_page(request.headers(), &app.live().config.allowed_hosts) {
             return Err(Refusal::new(Code::Forbidden, "changes are not taken from pages of other sites"));
         }
     }
@@ -109,15 +134,32 @@ pub(super) async fn require_control(
 }
 
 /// Whether a request comes from no page at all, or from one that this server gave out under a name that cannot be
-/// another site's: an address or localhost.
-fn is_own_page(headers: &HeaderMap) -> bool {
+/// another site's.
+fn is_own_page(headers: &HeaderMap, allowed_hosts: &str) -> bool {
     let Some(origin) = headers.get(header::ORIGIN) else { return true };
     let text =
         |value: Option<&header::HeaderValue>| value.and_then(|v| v.to_str().ok()).unwrap_or_default().to_string();
     let host = text(headers.get(header::HOST));
     let origin = text(Some(origin)).parse::<Uri>().ok().and_then(|uri| uri.authority().map(ToString::to_string));
-    let name = host.rsplit_once(':').map_or(host.as_str(), |(name, _)| name).trim_matches(['[', ']']);
-    origin.as_deref() == Some(host.as_str()) && (name == "localhost" || name.parse::<IpAddr>().is_ok())
+    origin.as_deref() == Some(host.as_str()) && is_own_name(name_of(&host), allowed_hosts)
+}
+
+/// The name in a header `Host`, which may end with a port.
+fn name_of(host: &str) -> &str {
+    let name = match host.rsplit_once(':') {
+        Some((name, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => name,
+        _ => host,
+    };
+    name.trim_matches(['[', ']'])
+}
+
+/// Whether a name cannot be another site's: an address, localhost, or what `allowed` says.
+fn is_own_name(name: &str, allowed: &str) -> bool {
+    let name = name.trim_end_matches('.');
+    let is_allowed = |one: &str| one == "*" || one.eq_ignore_ascii_case(name);
+    name.eq_ignore_ascii_case("localhost")
+        || name.parse::<IpAddr>().is_ok()
+        || allowed.split_whitespace().any(is_allowed)
 }
 
 #[cfg(test)]
@@ -167,9 +209,27 @@ mod tests {
     }
 
     #[test]
+    fn own_names_are_addresses_localhost_and_what_is_allowed() {
+        for (host, name) in
+            [("a.b:80", "a.b"), ("a.b", "a.b"), ("[::1]:80", "::1"), ("[::1]", "::1"), ("127.0.0.1:1", "127.0.0.1")]
+        {
+            assert_eq!(name_of(host), name);
+        }
+        for own in ["localhost", "LOCALHOST", "localhost.", "127.0.0.1", "::1", "192.168.1.7", "Board.local"] {
+            assert!(is_own_name(own, "a.example board.local"), "{own}");
+        }
+        for other in ["evil.example", "localhost.evil.example", "127.0.0.1.evil.example", "", "board.local.example"] {
+            assert!(!is_own_name(other, "a.example board.local"), "{other}");
+        }
+        assert!(is_own_name("evil.example", "*"));
+    }
+
+    #[test]
     fn pages_of_other_sites_are_told_from_own_ones() {
-        let from = |origin, host| is_own_page(&headers(&[(header::ORIGIN, origin), (header::HOST, host)]));
-        assert!(is_own_page(&headers(&[(header::HOST, "127.0.0.1:8000")])));
+        let from =
+            |origin, host| is_own_page(&headers(&[(header::ORIGIN, origin), (header::HOST, host)]), "own.example");
+        assert!(is_own_page(&headers(&[(header::HOST, "127.0.0.1:8000")]), ""));
+        assert!(from("http://own.example:8000", "own.example:8000"));
         assert!(from("http://127.0.0.1:8000", "127.0.0.1:8000"));
         assert!(from("http://localhost:8000", "localhost:8000") && from("http://[::1]:8000", "[::1]:8000"));
         assert!(!from("https://evil.example", "127.0.0.1:8000"));

@@ -88,6 +88,14 @@ impl Live {
     }
 }
 
+/// Checks the files that `config` names: token, certificate and key.
+///
+/// # Errors
+/// [`crate::Error::Config`] or [`crate::Error::Io`] naming the file.
+pub fn check_files(config: &ServeConfig) -> Result<()> {
+    Live::new(config.clone()).map(drop)
+}
+
 impl App {
     /// The state of a server that has not answered yet.
     pub fn new(repository: Arc<Repository>, live: Live, extras: &Extras) -> Self {

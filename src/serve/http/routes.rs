@@ -65,6 +65,7 @@ pub fn router(app: &Arc<App>, extras: Extras) -> Router {
         .merge(guarded)
         .fallback(nothing_here)
         .method_not_allowed_fallback(other_methods)
+        .layer(from_fn_with_state(app.clone(), auth::require_own_host))
         .layer(from_fn_with_state(app.clone(), trace::trace))
         .with_state(app.clone())
 }

@@ -83,7 +83,7 @@ fn an_adaptation_that_takes_too_much_memory_is_killed_and_backs_off() {
     board.bring_all();
     let server = board.start();
     let why = server.wait_for("adaptation failed ");
-    assert!(why.contains("MB of memory, at most 0 allowed"), "{why}");
+    assert!(why.contains("MB of memory, at most 1 allowed"), "{why}");
     wait_until(&server, "it backs off", || status(&server)["state"] == "backing_off");
     assert!(status(&server)["backoff_until"].is_string());
     drop(server);

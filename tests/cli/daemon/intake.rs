@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::io::Write;
+use std::os::unix::ffi::OsStrExt;
 use std::time::Duration;
 
 use super::{Board, IMAGES, NAMES, classify, status, wait_until};
@@ -62,6 +63,42 @@ fn images_of_requests_join_where_that_is_wanted() {
     classify(&board, &server, 7);
     std::thread::sleep(Duration::from_millis(500));
     assert!(kept(&server) <= 10, "at most five a minute, over the turn of one");
+}
+
+#[test]
+fn names_may_be_anything_and_what_is_no_file_is_left_alone_and_told() {
+    let board = Board::new(&[]);
+    let inbox = board.path("daemon/inbox");
+    let latin1 = std::ffi::OsStr::from_bytes(b"caf\xe9.png");
+    fs::write(inbox.join(latin1), board.place.bytes("images/ring/00.png")).unwrap();
+    fs::create_dir(inbox.join("2026-11-25")).unwrap();
+    std::os::unix::fs::symlink(board.path("images/block/00.png"), inbox.join("link.png")).unwrap();
+    let server = board.start();
+    wait_until(&server, "the file is in", || kept(&server) == 1);
+    wait_until(&server, "the others are told", || server.log().matches("left alone in the inbox").count() == 2);
+    std::thread::sleep(Duration::from_millis(1500));
+    let log = server.log();
+    assert!(log.matches("left alone in the inbox").count() == 2 && log.contains("name=\"link.png\""), "{log}");
+    assert_eq!((status(&server)["images"]["left_alone"].clone(), board.files("inbox").len()), (2.into(), 2));
+}
+
+#[test]
+fn what_was_counted_survives_a_restart() {
+    let board = Board::new(&[("trigger", "new_images", "0")]);
+    let copy = |to: &str| board.place.write(&format!("daemon/inbox/{to}"), board.place.bytes("images/ring/00.png"));
+    ["a.png", "b.png"].into_iter().for_each(copy);
+    board.place.write("daemon/inbox/c.png", "broken");
+    let counts = |server: &Serving| {
+        let images = &status(server)["images"];
+        [&images["duplicates"], &images["quarantined"]].map(|count| count.as_u64().unwrap())
+    };
+    let server = board.start();
+    wait_until(&server, "all are in", || counts(&server) == [1, 1]);
+    server.signal(libc::SIGTERM);
+    server.end().ends_with(&[0]);
+    copy("d.png");
+    let server = board.start();
+    wait_until(&server, "the next counts on", || counts(&server) == [2, 1]);
 }
 
 #[test]

@@ -51,7 +51,22 @@ fn sighup_takes_a_good_configuration_and_keeps_the_old_one_for_a_bad_one() {
     server.wait_for("configuration read again");
     server.wait_for("daemon.name is changed by a restart only");
     wait_until(&server, "it is in force", || status(&server)["images"]["needed"] == 45);
+    // The running name is what counts, not the last one read.
+    board.configure(&[]);
+    server.signal(libc::SIGHUP);
+    wait_until(&server, "it is read", || server.log().matches("configuration read again").count() == 2);
+    assert_eq!(server.log().matches("is changed by a restart only").count(), 1, "{}", server.log());
     classify(&board, &server, 1)[0].good();
+}
+
+#[test]
+fn a_taken_address_is_named_before_anything_is_done() {
+    let board = Board::new(&[]);
+    let server = board.start();
+    let listen = format!("\"{}\"", server.address);
+    board.configure(&[("serve", "listen", listen.as_str()), ("daemon", "folder", "\"other\"")]);
+    board.place.run("daemon --config config.toml").fails_naming(&["serve.listen: cannot listen on"]);
+    assert!(!board.path("other").exists());
 }
 
 #[test]
@@ -63,9 +78,18 @@ fn mistakes_are_named_before_anything_starts() {
         (("guard", "quiet_hours", "\"late\""), "22:00-06:00"),
         (("serve", "model", "\"a\""), "daemon.teacher"),
         (("daemon", "teacher", "\"missing\""), "missing"),
+        (("adapt", "budget", "\"chanels=0.5\""), "adapt.budget"),
+        (("adapt", "arguments", "\"--tune-step 5\""), "--tune-steps"),
+        (("serve", "token_file", "\"none\""), "none"),
     ] {
         board.configure(&[change]);
         board.place.run("daemon --config config.toml").fails_naming(&[part]);
+        // What no other file tells is known without a start.
+        if !["model", "teacher"].contains(&change.1) {
+            board.place.run("config check --config config.toml").fails_naming(&[part]);
+            board.place.run("config check config.toml").fails_naming(&[part]);
+        }
     }
+    board.place.run("config check").fails_naming(&["--config"]);
     board.place.run("status --listen 127.0.0.1:9").fails_naming(&["127.0.0.1:9: cannot reach a daemon there"]);
 }

@@ -17,6 +17,27 @@ fn with_token(place: &Workplace, mode: u32) {
 }
 
 #[test]
+fn a_page_of_another_site_whose_name_leads_here_reads_nothing() {
+    let place = Workplace::new();
+    place.write("serve.toml", "[serve]\nallowed_hosts = \"board.example\"\n");
+    let server = shapes_server(&place, "--config serve.toml");
+    let asked_as = |host: &str| {
+        let mut client = server.connect();
+        client.send(format!("GET /v1/status HTTP/1.1\r\nhost: {host}\r\n\r\n").as_bytes()).unwrap();
+        client.answer().unwrap()
+    };
+    for own in ["127.0.0.1", "localhost:8000", "[::1]:8000", "board", "board.example:80"] {
+        asked_as(own).good();
+    }
+    for other in ["evil.example", "evil.example:8000", "127.0.0.1.evil.example", "localhost.evil.example:80"] {
+        asked_as(other).refused(403, "forbidden");
+    }
+    let mut old = server.connect();
+    old.send(b"GET /v2 HTTP/1.0\r\n\r\n").unwrap();
+    assert_eq!(old.answer().unwrap().status, 200, "no browser leaves the name out");
+}
+
+#[test]
 fn with_a_token_everything_but_health_needs_it() {
     let place = Workplace::new();
     with_token(&place, 0o600);

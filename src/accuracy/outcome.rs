@@ -1,0 +1,126 @@
+//! What came of a trial, and the file that collects it.
+
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use super::method::Method;
+use super::trial::Trial;
+use crate::adapt::gate::Verdict;
+use crate::adapt::{AdaptedBy, Report};
+use crate::weights::write_bytes_atomic;
+use crate::{Error, Result};
+
+/// One line of results.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Outcome {
+    /// What was tried.
+    #[serde(flatten)]
+    pub trial: Trial,
+    /// More arguments that its runs got.
+    pub arguments: Vec<String>,
+    /// Percentage of target images answered right.
+    pub accuracy: f64,
+    /// Prunable convolution output channels.
+    pub channels: u64,
+    /// Trained parameters.
+    pub params: u64,
+    /// Multiply-accumulates per image.
+    pub macs: u64,
+    /// Bytes of all tensors.
+    pub bytes: u64,
+    /// Milliseconds per image on this machine.
+    pub latency_ms: f64,
+    /// The gate's verdict without labels: on a student beside the adapted teacher, on an adapted one beside the teacher.
+    pub gate: Verdict,
+    /// Seconds of the runs it took, shared ones included.
+    pub wall_s: f64,
+    /// Peak resident memory of the runs, in MB.
+    pub peak_rss_mb: u64,
+    /// Version of this program.
+    pub version: String,
+}
+
+impl Outcome {
+    /// The outcome of `trial` by the `reports` of its stages.
+    ///
+    /// # Errors
+    /// [`Error::Data`] at `path` if the images have no labels, or if a figure is missing.
+    pub fn of(trial: &Trial, arguments: &[String], reports: &[Report], path: &Path) -> Result<Self> {
+        let missing = |what: &str| Error::data(path, format!("the report has no {what}"));
+        let last = reports.last().ok_or_else(|| missing("run"))?;
+        let by = match trial.method {
+            Method::Source => Some(AdaptedBy::Source),
+            Method::Statistics => Some(AdaptedBy::Statistics),
+            _ => None,
+        };
+        let candidate = |by: AdaptedBy| last.candidates.iter().find(|c| c.by == by).ok_or_else(|| missing("candidate"));
+        let (accuracy, gate) = match by {
+            Some(by) => candidate(by).map(|c| (c.accuracy, c.gate.clone()))?,
+            None => (last.student.accuracy, last.gate.clone()),
+        };
+        let figures = if by.is_some() { &last.teacher } else { &last.student };
+        Ok(Self {
+            trial: trial.clone(),
+            arguments: arguments.to_vec(),
+            accuracy: accuracy
+                .ok_or_else(|| missing("accuracy: the images have no labels of the teacher's classes"))?,
+            channels: figures.channels,
+            params: figures.params,
+            macs: figures.macs,
+            bytes: figures.bytes,
+            latency_ms: figures.latency_ms,
+            gate,
+            wall_s: reports.iter().map(|report| report.wall_s).sum(),
+            peak_rss_mb: reports.iter().map(|report| report.peak_rss_mb).max().unwrap_or(0),
+            version: env!("CARGO_PKG_VERSION").to_string(),
+        })
+    }
+}
+
+/// The outcomes in a file, one JSON object per line.
+#[derive(Debug)]
+pub struct Results {
+    path: PathBuf,
+    outcomes: Vec<Outcome>,
+}
+
+impl Results {
+    /// Those at `path`; none if there is no such file.
+    ///
+    /// # Errors
+    /// [`Error::Io`]; [`Error::Data`] naming the line that is no outcome.
+    pub fn open(path: PathBuf) -> Result<Self> {
+        let text = match std::fs::read_to_string(&path) {
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => String::new(),
+            read => read.map_err(|e| Error::io("read", &path, e))?,
+        };
+        let parse = |(index, line)| {
+            serde_json::from_str(line).map_err(|e| Error::data(&path, format!("line {}: no outcome: {e}", index + 1)))
+        };
+        let outcomes = text.lines().enumerate().map(parse).collect::<Result<_>>()?;
+        Ok(Self { path, outcomes })
+    }
+
+    /// What came of `trial` with the same arguments and version before.
+    pub fn find(&self, trial: &Trial, arguments: &[String]) -> Option<&Outcome> {
+        let version = env!("CARGO_PKG_VERSION");
+        self.outcomes.iter().find(|o| o.trial == *trial && o.arguments == arguments && o.version == version)
+    }
+
+    /// Adds an outcome in the place of an earlier one of the same trial and writes the file.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub fn add(&mut self, outcome: Outcome) -> Result<()> {
+        self.outcomes.retain(|earlier| earlier.trial != outcome.trial);
+        self.outcomes.push(outcome);
+        let lines: String = self.outcomes.iter().map(|o| format!("{}\n", serde_json::json!(o))).collect();
+        write_bytes_atomic(&self.path, lines.as_bytes())
+    }
+
+    /// All of them.
+    pub fn outcomes(&self) -> &[Outcome] {
+        &self.outcomes
+    }
+}

@@ -1,0 +1,173 @@
+//! `secateur bench accuracy`: methods side by side on labelled tasks.
+
+use std::fs::{self, OpenOptions};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use candle_core::Device;
+use clap::Args;
+
+use super::output::print;
+use super::signals::stop_flag;
+use crate::accuracy::{Method, OneShot, Outcome, Results, Stage, Start, Suite, Task, Trial, markdown, page, trials};
+use crate::adapt::{AdaptConfig, Report};
+use crate::model::Teacher;
+use crate::weights::{ModelDescription, write_bytes_atomic};
+use crate::{Error, Result};
+
+/// Arguments of `bench accuracy`.
+#[derive(Debug, Args)]
+pub(super) struct AccuracyArgs {
+    /// digits, office31 or cifar-camera
+    #[arg(long)]
+    suite: Suite,
+    /// Folder of the suite's labelled images
+    #[arg(long, value_name = "DIR")]
+    data: PathBuf,
+    /// Folder of its teachers, NAME-DOMAIN.safetensors
+    #[arg(long, value_name = "DIR")]
+    teachers: PathBuf,
+    /// Folder of the results; what is there already is not computed again, what was interrupted goes on
+    #[arg(long, value_name = "DIR")]
+    out: PathBuf,
+    /// Only tasks with this in their name; repeatable
+    #[arg(long, value_name = "PART")]
+    task: Vec<String>,
+    /// Methods to compare [default: all]
+    #[arg(long, value_name = "NAME,…", value_delimiter = ',')]
+    methods: Vec<Method>,
+    /// Fractions of the channels that pruning methods remove
+    #[arg(long, value_name = "FRACTION,…", value_delimiter = ',', default_value = "0.6", value_parser = parse_fraction)]
+    removed: Vec<f64>,
+    /// Runs of each, with the seeds 0, 1, …
+    #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u64).range(1..=100))]
+    seeds: u64,
+    /// Print the outcomes as JSON lines
+    #[arg(long)]
+    json: bool,
+    /// More arguments for every run of `adapt`, behind --
+    #[arg(last = true, value_name = "ARGUMENTS")]
+    arguments: Vec<String>,
+}
+
+fn parse_fraction(text: &str) -> Result<f64, String> {
+    match text.parse() {
+        Ok(fraction) if fraction > 0.0 && fraction < 1.0 => Ok(fraction),
+        _ => Err(format!("expected a number between 0 and 1, got {text:?}")),
+    }
+}
+
+impl AccuracyArgs {
+    pub fn run(self) -> Result<()> {
+        let stop = stop_flag()?;
+        let chosen =
+            |task: &Task| self.task.is_empty() || self.task.iter().any(|part| task.name.contains(part.as_str()));
+        let mut tasks = self.suite.tasks(&self.data, &self.teachers)?;
+        tasks.retain(chosen);
+        if tasks.is_empty() {
+            return Err(Error::Usage(format!("--task {}: no task of {} is named so", self.task.join(" "), self.suite)));
+        }
+        let methods = if self.methods.is_empty() { &Method::ALL[..] } else { &self.methods };
+        fs::create_dir_all(&self.out).map_err(|e| Error::io("create folder", &self.out, e))?;
+        let mut results = Results::open(self.out.join("results.jsonl"))?;
+        let trials = trials(&tasks, methods, &self.removed, self.seeds);
+        for (index, trial) in trials.iter().enumerate() {
+            if results.find(trial, &self.arguments).is_none() {
+                log::info!("trial {}/{} {}", index + 1, trials.len(), trial.folder(Path::new("")).display());
+                let task = tasks.iter().find(|task| task.name == trial.task);
+                results.add(self.attempt(trial, task.unwrap_or(&tasks[0]), &stop)?)?;
+            }
+            let title = format!("secateur bench accuracy: {}", self.suite);
+            write_bytes_atomic(&self.out.join("results.md"), markdown(results.outcomes()).as_bytes())?;
+            write_bytes_atomic(&self.out.join("results.html"), page(&title, results.outcomes()).as_bytes())?;
+        }
+        if self.json {
+            return results.outcomes().iter().try_for_each(|outcome| print(&serde_json::json!(outcome).to_string()));
+        }
+        print(&markdown(results.outcomes()))
+    }
+
+    fn attempt(&self, trial: &Trial, task: &Task, stop: &AtomicBool) -> Result<Outcome> {
+        let info = Teacher::load(&task.teacher, ModelDescription::default(), &Device::Cpu)?.info;
+        let config = AdaptConfig::for_model(&info);
+        let one_shot = OneShot { tune_steps: config.mask.steps + config.fine_tune.steps };
+        let folder = trial.folder(&self.out);
+        fs::create_dir_all(&folder).map_err(|e| Error::io("create folder", &folder, e))?;
+        let reports = (trial.stages(&self.out, one_shot).iter())
+            .map(|stage| self.adapt(stage, task, stop))
+            .collect::<Result<Vec<Report>>>()?;
+        Outcome::of(trial, &self.arguments, &reports, &folder)
+    }
+
+    /// Runs `adapt`, or goes on with it, unless it was done before with the same arguments.
+    fn adapt(&self, stage: &Stage, task: &Task, stop: &AtomicBool) -> Result<Report> {
+        let teacher = match &stage.teacher {
+            Start::Source => task.teacher.clone(),
+            Start::Student(path) if path.exists() => path.clone(),
+            Start::Student(path) => refused(path),
+        };
+        let mut arguments = vec!["adapt".to_string()];
+        let paths = [
+            ("--teacher", &teacher),
+            ("--target", &task.target),
+            ("--out", &stage.student),
+            ("--report", &stage.report),
+        ];
+        for (flag, path) in paths {
+            arguments.extend([flag.to_string(), path.display().to_string()]);
+        }
+        arguments.extend(stage.arguments.iter().chain(&self.arguments).cloned());
+        let (record, command) = (stage.report.with_extension("arguments"), arguments.join("\n"));
+        let same = fs::read_to_string(&record).is_ok_and(|earlier| earlier == command);
+        if same && stage.report.exists() {
+            return read(&stage.report);
+        }
+        for stale in [&stage.report, &stage.student, &refused(&stage.student)] {
+            if stale.exists() {
+                fs::remove_file(stale).map_err(|e| Error::io("remove", stale, e))?;
+            }
+        }
+        write_bytes_atomic(&record, command.as_bytes())?;
+        arguments.push(if same { "--resume" } else { "--restart" }.to_string());
+        self.child(&arguments, &stage.report.with_extension("log"), stop)?;
+        read(&stage.report)
+    }
+
+    /// This program with `arguments`; what it says goes to `log`.
+    fn child(&self, arguments: &[String], log: &Path, stop: &AtomicBool) -> Result<()> {
+        let file = OpenOptions::new().create(true).append(true).open(log).map_err(|e| Error::io("open", log, e))?;
+        let output = file.try_clone().map_err(|e| Error::io("open", log, e))?;
+        let program = std::env::current_exe().map_err(|e| Error::io("find this program", Path::new("secateur"), e))?;
+        let status = (Command::new(&program).args(arguments))
+            .stdin(Stdio::null())
+            .stdout(output)
+            .stderr(file)
+            .status()
+            .map_err(|e| Error::io("start", &program, e))?;
+        if stop.load(Ordering::Relaxed) || status.code() == Some(130) {
+            return Err(Error::Interrupted(format!(
+                "stopped; repeat the command to go on, --out {}",
+                self.out.display()
+            )));
+        }
+        match status.code() {
+            Some(0 | 1) => Ok(()),
+            _ => {
+                Err(Error::data(log, format!("secateur {} ended with {status}; its log says why", arguments.join(" "))))
+            }
+        }
+    }
+}
+
+/// Where `adapt` writes a student that the gate refused.
+fn refused(student: &Path) -> PathBuf {
+    let mut name = student.as_os_str().to_owned();
+    name.push(".refused");
+    PathBuf::from(name)
+}
+
+fn read(report: &Path) -> Result<Report> {
+    let bytes = fs::read(report).map_err(|e| Error::io("read", report, e))?;
+    serde_json::from_slice(&bytes).map_err(|e| Error::data(report, format!("not a report: {e}")))
+}

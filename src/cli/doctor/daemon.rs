@@ -1,0 +1,142 @@
+//! What a configuration of the daemon asks of the board.
+
+use std::path::{Path, PathBuf};
+
+use super::finding::Finding;
+use super::free_bytes;
+use crate::board::{Board, available_bytes};
+use crate::config::Config;
+use crate::daemon::DaemonConfig;
+use crate::serve::check_files;
+use crate::weights::resolve;
+
+/// Folders that the server or the daemon of this configuration writes to.
+pub(super) fn folders(config: &Config) -> Vec<PathBuf> {
+    let store = config.serve.store.clone().map(|store| store.0);
+    let Some(DaemonConfig { daemon, intake, .. }) = unattended(config) else { return store.into_iter().collect() };
+    let inbox = Some(intake.inbox).filter(|inbox| !inbox.as_os_str().is_empty());
+    let inbox = inbox.unwrap_or_else(|| daemon.folder.join("inbox"));
+    let own = ["reservoir", "quarantine", "runs"].map(|name| daemon.folder.join(name));
+    let store = store.unwrap_or_else(|| daemon.folder.join("models"));
+    [daemon.folder, inbox, store].into_iter().chain(own).collect()
+}
+
+/// What is found of the files and sensors that it names.
+pub(super) fn findings(config: &Config) -> Vec<Finding> {
+    let mut found = vec![token(config)];
+    if let Some(daemon) = unattended(config) {
+        found.extend([teacher(&daemon), disk(&daemon), sensors(&daemon)]);
+    }
+    found
+}
+
+/// The daemon's settings, if the configuration is meant for it.
+fn unattended(config: &Config) -> Option<DaemonConfig> {
+    let daemon = config.daemon();
+    let serves_only = config.serve.store.is_some() || config.serve.model.is_some();
+    (!daemon.daemon.teacher.as_os_str().is_empty() || !serves_only).then_some(daemon)
+}
+
+fn token(config: &Config) -> Finding {
+    let elsewhere = config.serve.listen.is_some_and(|address| !address.ip().is_loopback());
+    match (check_files(&config.serve), &config.serve.token_file) {
+        (Err(error), _) => Finding::good("token", error.to_string()).problem("the server does not start with this"),
+        (Ok(()), Some(path)) => Finding::good("token", format!("{path}: its owner's alone")),
+        (Ok(()), None) if elsewhere => Finding::good("token", "none, and other hosts can ask")
+            .advise("anybody there may see what is served: set serve.token_file"),
+        (Ok(()), None) => Finding::good("token", "none, and this device alone can ask"),
+    }
+}
+
+fn teacher(config: &DaemonConfig) -> Finding {
+    let path = &config.daemon.teacher;
+    if path.as_os_str().is_empty() {
+        return Finding::good("teacher", "none named, so the store must have a version");
+    }
+    match resolve(path).and_then(|(file, _)| std::fs::File::open(&file).map_err(|e| crate::Error::io("read", file, e)))
+    {
+        Ok(_) => Finding::good("teacher", format!("{}: can be read", path.display())),
+        Err(error) => Finding::good("teacher", error.to_string()).problem("name another one in daemon.teacher"),
+    }
+}
+
+fn disk(config: &DaemonConfig) -> Finding {
+    let (folder, least) = (&config.daemon.folder, config.guard.min_disk_bytes);
+    let existing = folder.ancestors().find(|path| path.exists()).unwrap_or(Path::new("/"));
+    let megabytes = |bytes: u64| bytes / 1_000_000;
+    match free_bytes(existing) {
+        None => Finding::good("disk", "not told"),
+        Some(free) => {
+            let (free_mb, least_mb) = (megabytes(free), megabytes(least));
+            let found = Finding::good("disk", format!("{free_mb} MB free, adaptations leave {least_mb} MB"));
+            match free < least {
+                true => found.problem("adaptations will wait: make room, or lower guard.min_disk_bytes"),
+                false => found,
+            }
+        }
+    }
+}
+
+/// Which guards have something to go by.
+fn sensors(config: &DaemonConfig) -> Finding {
+    let root = &config.daemon.board_root;
+    let board = Board::read_under(root);
+    let told = [
+        ("temperature", board.celsius.is_some()),
+        ("throttling", board.throttled.is_some()),
+        ("load", board.load.is_some()),
+        ("memory", available_bytes(root).is_some()),
+    ];
+    let names = |found: bool| told.iter().filter(|t| t.1 == found).map(|t| t.0).collect::<Vec<_>>().join(", ");
+    match (names(true), names(false)) {
+        (all, none) if none.is_empty() => Finding::good("guards", format!("the board tells {all}")),
+        (some, missing) => Finding::good("guards", format!("the board tells {some}; not {missing}"))
+            .advise("what is not told holds no adaptation back; with few adapt.threads the board stays cooler"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::finding::Level;
+    use super::*;
+    use std::fs;
+
+    fn config(text: &str) -> Config {
+        let place = tempfile::tempdir().unwrap();
+        let file = place.path().join("secateur.toml");
+        fs::write(&file, text).unwrap();
+        Config::load(Some(&file), [], []).unwrap()
+    }
+
+    fn level(check: &str, text: &str) -> Level {
+        let findings = findings(&config(text));
+        findings.iter().find(|f| f.check == check).unwrap_or_else(|| panic!("no {check} in {findings:?}")).level
+    }
+
+    #[test]
+    fn a_server_has_its_store_and_a_daemon_all_its_folders() {
+        let serving = config("[serve]\nstore = \"a\"");
+        assert_eq!(folders(&serving), [PathBuf::from("a")]);
+        assert_eq!(findings(&serving).len(), 1);
+        let daemon = config("[daemon]\nfolder = \"d\"\n[intake]\ninbox = \"i\"");
+        let expected = ["d", "i", "d/models", "d/reservoir", "d/quarantine", "d/runs"];
+        assert_eq!(folders(&daemon), expected.map(PathBuf::from));
+    }
+
+    #[test]
+    fn what_is_missing_is_told() {
+        let place = tempfile::tempdir().unwrap();
+        let path = |name: &str| place.path().join(name).display().to_string();
+        fs::write(path("token"), "0123456789abcdef").unwrap();
+        assert_eq!(
+            level("token", &format!("[serve]\ntoken_file = {:?}", path("token"))),
+            Level::Problem,
+            "others read it"
+        );
+        assert_eq!(level("token", "[serve]\nlisten = \"0.0.0.0:8000\""), Level::Advice);
+        assert_eq!(level("token", ""), Level::Good);
+        assert_eq!(level("teacher", &format!("[daemon]\nteacher = {:?}", path("none"))), Level::Problem);
+        assert_eq!(level("disk", "[guard]\nmin_disk_bytes = 9000000000000000000"), Level::Problem);
+        assert_eq!(level("guards", &format!("[daemon]\nboard_root = {:?}", path("nowhere"))), Level::Advice);
+    }
+}
