@@ -33,11 +33,32 @@ pub enum Method {
     Admp,
 }
 
-/// Updates of the phases after the first: one-shot methods get those of both as fine-tuning.
+/// Updates of the phases. Methods without one of them get its updates in another, so that all have the same number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct OneShot {
-    /// Updates of fine-tuning.
-    pub tune_steps: usize,
+pub struct Steps {
+    /// Adapting the teacher.
+    pub adapt: usize,
+    /// Finding the masks.
+    pub mask: usize,
+    /// Fine-tuning.
+    pub tune: usize,
+}
+
+impl Steps {
+    /// All in adapting.
+    pub(super) const fn in_adapting(self) -> Self {
+        Self { adapt: self.adapt + self.mask + self.tune, ..self }
+    }
+
+    /// One to mask, all others of both in fine-tuning.
+    const fn at_once(self) -> Self {
+        Self { mask: 1, tune: self.mask + self.tune - 1, ..self }
+    }
+
+    pub(super) fn arguments(self) -> Vec<String> {
+        let steps = [("--adapt-steps", self.adapt), ("--mask-steps", self.mask), ("--tune-steps", self.tune)];
+        steps.into_iter().flat_map(|(flag, steps)| [flag.to_string(), steps.to_string()]).collect()
+    }
 }
 
 impl Method {
@@ -60,21 +81,20 @@ impl Method {
         !matches!(self, Self::Source | Self::Statistics | Self::Adapted)
     }
 
-    /// Arguments of `adapt` that make it this method and not the whole one.
-    pub fn arguments(self, one_shot: OneShot) -> Vec<String> {
-        let steps = one_shot.tune_steps.to_string();
-        let once = ["--no-admm", "--soft-mask", "off", "--mask-steps", "1"];
-        let arguments: Vec<&str> = match self {
-            Self::Source | Self::Statistics | Self::Adapted => vec!["--no-prune"],
-            Self::PruneThenAdapt => [&once[..], &["--importance", "magnitude", "--tune-steps", "0"]].concat(),
-            Self::Magnitude => [&once[..], &["--importance", "magnitude", "--tune-steps", &steps]].concat(),
-            Self::Taylor => [&once[..], &["--importance", "fisher", "--tune-steps", &steps]].concat(),
-            Self::AdmpNoAdversary => vec!["--soft-mask", "off"],
-            Self::AdmpRandom => vec!["--soft-mask", "random"],
-            Self::AdmpNoAdmm => vec!["--no-admm"],
-            Self::Admp => Vec::new(),
+    /// Arguments of `adapt` that make it this method.
+    pub fn arguments(self, steps: Steps) -> Vec<String> {
+        let once = ["--no-admm", "--soft-mask", "off", "--importance"];
+        let (named, steps) = match self {
+            Self::Source | Self::Statistics | Self::Adapted => (vec!["--no-prune"], steps),
+            Self::PruneThenAdapt => ([&once[..], &["magnitude"]].concat(), Steps { adapt: 0, mask: 1, tune: 0 }),
+            Self::Magnitude => ([&once[..], &["magnitude"]].concat(), steps.at_once()),
+            Self::Taylor => ([&once[..], &["fisher"]].concat(), steps.at_once()),
+            Self::AdmpNoAdversary => (vec!["--soft-mask", "off"], steps),
+            Self::AdmpRandom => (vec!["--soft-mask", "random"], steps),
+            Self::AdmpNoAdmm => (vec!["--no-admm"], steps),
+            Self::Admp => (Vec::new(), steps),
         };
-        arguments.into_iter().map(str::to_string).collect()
+        named.into_iter().map(str::to_string).chain(steps.arguments()).collect()
     }
 }
 

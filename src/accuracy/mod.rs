@@ -10,7 +10,7 @@ mod suite;
 mod table;
 mod trial;
 
-pub use method::{Method, OneShot};
+pub use method::{Method, Steps};
 pub use outcome::{Outcome, Results};
 pub use suite::{Suite, Task};
 pub use table::{markdown, page};

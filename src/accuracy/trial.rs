@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use super::method::{Method, OneShot};
+use super::method::{Method, Steps};
 use super::suite::Task;
 
 /// What is tried.
@@ -52,7 +52,7 @@ impl Trial {
 
     /// The runs it takes, in order. Methods that remove nothing share one; those that start from the adapted teacher take
     /// that from the same run.
-    pub fn stages(&self, results: &Path, one_shot: OneShot) -> Vec<Stage> {
+    pub fn stages(&self, results: &Path, steps: Steps) -> Vec<Stage> {
         let folder = self.folder(results);
         let seed = ["--seed".to_string(), self.seed.to_string()];
         let stage = |name: &str, teacher: Start, arguments: Vec<String>| Stage {
@@ -62,18 +62,19 @@ impl Trial {
             teacher,
         };
         let budget = ["--no-adapt".to_string(), "--budget".to_string(), format!("channels={}", self.removed)];
-        let arguments = self.method.arguments(one_shot);
+        let arguments = self.method.arguments(steps);
         if !self.method.prunes() {
             return vec![stage("student", Start::Source, arguments)];
         }
         let pruning = [&budget[..], &arguments].concat();
         if self.method == Method::PruneThenAdapt {
             let pruned = stage("pruned", Start::Source, pruning);
-            let adapting = stage("student", Start::Student(pruned.student.clone()), vec!["--no-prune".to_string()]);
+            let arguments = Method::Adapted.arguments(steps.in_adapting());
+            let adapting = stage("student", Start::Student(pruned.student.clone()), arguments);
             return vec![pruned, adapting];
         }
         let adapted = Self { method: Method::Adapted, removed: 0.0, ..self.clone() };
-        let mut stages = adapted.stages(results, one_shot);
+        let mut stages = adapted.stages(results, steps);
         let start = Start::Student(stages[0].student.clone());
         stages.push(stage("student", start, pruning));
         stages
@@ -103,7 +104,7 @@ pub fn trials(tasks: &[Task], methods: &[Method], removed: &[f64], seeds: u64) -
 mod tests {
     use super::*;
 
-    const ONE_SHOT: OneShot = OneShot { tune_steps: 600 };
+    const STEPS: Steps = Steps { adapt: 300, mask: 200, tune: 400 };
 
     fn trial(method: Method) -> Trial {
         Trial { task: "a-to-b".into(), method, removed: if method.prunes() { 0.6 } else { 0.0 }, seed: 2 }
@@ -112,17 +113,18 @@ mod tests {
     #[test]
     fn pruning_starts_from_the_adapted_teacher_of_the_same_seed() {
         let results = Path::new("out");
-        let adapted = trial(Method::Adapted).stages(results, ONE_SHOT);
-        assert_eq!(adapted, trial(Method::Source).stages(results, ONE_SHOT), "they share a run");
+        let adapted = trial(Method::Adapted).stages(results, STEPS);
+        assert_eq!(adapted, trial(Method::Source).stages(results, STEPS), "they share a run");
         for method in Method::ALL.into_iter().filter(|m| m.prunes() && *m != Method::PruneThenAdapt) {
-            let stages = trial(method).stages(results, ONE_SHOT);
+            let stages = trial(method).stages(results, STEPS);
             assert_eq!(stages[0], adapted[0], "{method}");
             assert_eq!(stages[1].teacher, Start::Student(adapted[0].student.clone()), "{method}");
             assert!(stages[1].arguments.join(" ").starts_with("--seed 2 --no-adapt --budget channels=0.6"), "{method}");
         }
-        let stages = trial(Method::PruneThenAdapt).stages(results, ONE_SHOT);
+        let stages = trial(Method::PruneThenAdapt).stages(results, STEPS);
         assert_eq!(stages[0].teacher, Start::Source);
         assert_eq!(stages[1].teacher, Start::Student(stages[0].student.clone()));
+        assert!(stages[1].arguments.join(" ").contains("--adapt-steps 900"), "{:?}", stages[1].arguments);
     }
 
     #[test]

@@ -10,7 +10,7 @@ use clap::Args;
 
 use super::output::print;
 use super::signals::stop_flag;
-use crate::accuracy::{Method, OneShot, Outcome, Results, Stage, Start, Suite, Task, Trial, markdown, page, trials};
+use crate::accuracy::{Method, Outcome, Results, Stage, Start, Steps, Suite, Task, Trial, markdown, page, trials};
 use crate::adapt::{AdaptConfig, Report};
 use crate::model::Teacher;
 use crate::weights::{ModelDescription, write_bytes_atomic};
@@ -43,6 +43,15 @@ pub(super) struct AccuracyArgs {
     /// Runs of each, with the seeds 0, 1, …
     #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u64).range(1..=100))]
     seeds: u64,
+    /// Updates of phase 1 [default: as adapt]
+    #[arg(long, value_name = "N")]
+    adapt_steps: Option<usize>,
+    /// Updates of phase 2, at least 1 [default: as adapt]
+    #[arg(long, value_name = "N")]
+    mask_steps: Option<std::num::NonZeroUsize>,
+    /// Updates of phase 3 [default: as adapt]
+    #[arg(long, value_name = "N")]
+    tune_steps: Option<usize>,
     /// Print the outcomes as JSON lines
     #[arg(long)]
     json: bool,
@@ -79,8 +88,8 @@ impl AccuracyArgs {
                 results.add(self.attempt(trial, task.unwrap_or(&tasks[0]), &stop)?)?;
             }
             let title = format!("secateur bench accuracy: {}", self.suite);
-            write_bytes_atomic(&self.out.join("results.md"), markdown(results.outcomes()).as_bytes())?;
-            write_bytes_atomic(&self.out.join("results.html"), page(&title, results.outcomes()).as_bytes())?;
+            write_bytes_atomic(self.out.join("results.md"), markdown(results.outcomes()).as_bytes())?;
+            write_bytes_atomic(self.out.join("results.html"), page(&title, results.outcomes()).as_bytes())?;
         }
         if self.json {
             return results.outcomes().iter().try_for_each(|outcome| print(&serde_json::json!(outcome).to_string()));
@@ -91,10 +100,14 @@ impl AccuracyArgs {
     fn attempt(&self, trial: &Trial, task: &Task, stop: &AtomicBool) -> Result<Outcome> {
         let info = Teacher::load(&task.teacher, ModelDescription::default(), &Device::Cpu)?.info;
         let config = AdaptConfig::for_model(&info);
-        let one_shot = OneShot { tune_steps: config.mask.steps + config.fine_tune.steps };
+        let steps = Steps {
+            adapt: self.adapt_steps.unwrap_or(config.teacher.steps),
+            mask: self.mask_steps.map_or(config.mask.steps, std::num::NonZero::get),
+            tune: self.tune_steps.unwrap_or(config.fine_tune.steps),
+        };
         let folder = trial.folder(&self.out);
         fs::create_dir_all(&folder).map_err(|e| Error::io("create folder", &folder, e))?;
-        let reports = (trial.stages(&self.out, one_shot).iter())
+        let reports = (trial.stages(&self.out, steps).iter())
             .map(|stage| self.adapt(stage, task, stop))
             .collect::<Result<Vec<Report>>>()?;
         Outcome::of(trial, &self.arguments, &reports, &folder)

@@ -1,5 +1,6 @@
 //! Drives the real program, every test in a folder of its own.
 
+mod accuracy;
 mod adapt;
 mod broken_images;
 mod daemon;

@@ -1,0 +1,68 @@
+//! Methods side by side.
+
+use std::fs;
+
+use serde_json::Value;
+
+use super::workplace::{PER_CLASS, Workplace};
+
+const SUITE: &str = "bench accuracy --suite office31 --data data --teachers teachers --out results --seeds 1 \
+    --methods source,statistics,adapted,prune-then-adapt,taylor,admp --removed 0.5 \
+    --adapt-steps 4 --mask-steps 12 --tune-steps 20 --json";
+const MORE: &str = "-- --batch-size 16 --holdout 0.3 --threads 1";
+
+/// The place's teacher as one of *amazon*, its images as *webcam*.
+fn place() -> Workplace {
+    let place = Workplace::new();
+    for folder in ["teachers", "data"] {
+        fs::create_dir(place.path(folder)).unwrap();
+    }
+    fs::rename(place.path("teacher.safetensors"), place.path("teachers/tiny-amazon.safetensors")).unwrap();
+    fs::rename(place.path("images"), place.path("data/webcam")).unwrap();
+    place
+}
+
+fn outcomes(text: &str) -> Vec<Value> {
+    text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+}
+
+#[test]
+fn every_method_has_its_figures_and_nothing_is_computed_twice() {
+    let place = place();
+    let first = place.run(&format!("{SUITE} {MORE}")).ends_with(&[0]);
+    let rows = outcomes(&first.stdout);
+    let methods: Vec<&str> = rows.iter().map(|row| row["method"].as_str().unwrap()).collect();
+    assert_eq!(methods, ["source", "statistics", "adapted", "prune-then-adapt", "taylor", "admp"]);
+    for row in &rows {
+        assert_eq!(row["task"], "tiny-amazon-to-webcam");
+        let right = row["accuracy"].as_f64().unwrap() / 100.0 * (4 * PER_CLASS) as f64;
+        assert!((right - right.round()).abs() < 1e-6, "a part of the images: {row}");
+        assert!(row["gate"]["agreement"].as_f64().is_some(), "{row}");
+    }
+    let channels = |i: usize| rows[i]["channels"].as_u64().unwrap();
+    assert_eq!((channels(0), channels(1)), (channels(2), channels(2)));
+    for row in &rows[3..] {
+        assert_eq!(row["channels"], channels(0) / 2, "{row}");
+    }
+    let eval = place.run("eval teachers/tiny-amazon.safetensors data/webcam --json").ends_with(&[0]).json();
+    assert_eq!(rows[0]["accuracy"], eval["accuracy"]);
+
+    let written = fs::metadata(place.path("results/tiny-amazon-to-webcam/admp-0.5-seed0/student.json")).unwrap();
+    let again = place.run(&format!("{SUITE} {MORE}")).ends_with(&[0]);
+    assert_eq!(again.stdout, first.stdout);
+    let now = fs::metadata(place.path("results/tiny-amazon-to-webcam/admp-0.5-seed0/student.json")).unwrap();
+    assert_eq!(now.modified().unwrap(), written.modified().unwrap());
+    for file in ["results.md", "results.html"] {
+        let text = String::from_utf8(place.bytes(&format!("results/{file}"))).unwrap();
+        assert!(text.contains("prune-then-adapt") && text.contains("tiny-amazon-to-webcam"), "{file}: {text}");
+    }
+}
+
+#[test]
+fn a_suite_without_teachers_or_with_a_failing_run_says_what_is_wrong() {
+    let place = place();
+    let elsewhere = SUITE.replace("office31", "digits");
+    place.run(&format!("{elsewhere} {MORE}")).fails_naming(&["no task", "data", "teachers"]);
+    place.run(&format!("{SUITE} --task dslr {MORE}")).fails_naming(&["--task dslr", "office31"]);
+    place.run(&format!("{SUITE} -- --batch-size 0")).fails_naming(&["student.log", "adapt"]);
+}
