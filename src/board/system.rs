@@ -43,6 +43,7 @@ fn machine() -> Option<String> {
 
 /// Instructions beyond the target's baseline that matter to the engine and that this processor has.
 pub fn processor_features() -> Vec<&'static str> {
+    #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
     macro_rules! found {
         ($detected:ident: $($name:tt)*) => { [$(($name, std::arch::$detected!($name))),*] };
     }

@@ -9,11 +9,11 @@ use super::testing::assert_close;
 use super::{ChannelMask, Forward, Mode, Output, Params, Student};
 use crate::graph::{Activation, ChannelGroups, Conv2d, Graph, GraphBuilder, NodeId, Op, Pool2d, Scope};
 use crate::nn::Backend;
+use crate::nn::testing::places;
 use crate::optim::{Optimizer, Sgd, SgdConfig, take_grads};
 
 /// f32 beside PyTorch's f64.
 const TOLERANCE: f32 = 1e-4;
-const BACKENDS: [Backend; 2] = [Backend::Kernels, Backend::TensorOps];
 const RATES: [f64; 3] = [0.1, 0.08, 0.05];
 
 fn conv_bn(b: &mut GraphBuilder, name: &str, conv: Conv2d, x: NodeId) -> NodeId {
@@ -49,9 +49,9 @@ struct Fixture {
 }
 
 impl Fixture {
-    fn read() -> Self {
+    fn read(device: &Device) -> Self {
         let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/model/model.safetensors");
-        let tensors = candle_core::safetensors::load(path, &Device::Cpu).unwrap().into_iter().collect();
+        let tensors = candle_core::safetensors::load(path, device).unwrap().into_iter().collect();
         let graph = network();
         let groups = ChannelGroups::new(&graph, Scope::All);
         let widths: Vec<(&str, usize)> = groups.prunable().map(|g| (g.name.as_str(), g.width)).collect();
@@ -59,7 +59,7 @@ impl Fixture {
         let names = |node: NodeId| graph.nodes()[node].name.clone();
         let points: Vec<String> = groups.mask_points().iter().map(|p| names(p.node)).collect();
         assert_eq!(points, ["stem.bn", "dw.bn", "pw.bn", "grow.bn", "tail"]);
-        let layout = ChannelMask::new(&groups, &Device::Cpu).unwrap();
+        let layout = ChannelMask::new(&groups, device).unwrap();
         Self { graph, tensors, layout }
     }
 
@@ -86,13 +86,13 @@ impl Fixture {
 
 #[test]
 fn logits_and_every_gradient_agree_with_pytorch() {
-    let fixture = Fixture::read();
-    for backend in BACKENDS {
+    for (backend, device) in places() {
+        let fixture = Fixture::read(&device);
         for (mode, name) in [(Mode::Eval, "eval"), (Mode::Train, "train")] {
             let student = fixture.student();
             let mask = Var::from_tensor(fixture.get("mask")).unwrap();
             let (output, loss) = fixture.run(&student, mask.as_tensor(), mode, backend);
-            let what = |of: &str| format!("{backend:?} {name} {of}");
+            let what = |of: &str| format!("{backend:?} {device:?} {name} {of}");
             assert_close(&what("logits"), &output.logits, fixture.get(&format!("{name}.logits")), TOLERANCE);
             let store = output.backward(&loss).unwrap();
             let want = fixture.get(&format!("{name}.grad.mask"));
@@ -112,16 +112,16 @@ fn logits_and_every_gradient_agree_with_pytorch() {
 
 #[test]
 fn batch_statistics_agree_with_pytorch() {
-    let fixture = Fixture::read();
-    for backend in BACKENDS {
+    for (backend, device) in places() {
+        let fixture = Fixture::read(&device);
         let student = fixture.student();
         let (output, _) = fixture.run(&student, fixture.get("mask"), Mode::Train, backend);
         let names: Vec<&str> = output.statistics.iter().map(|s| fixture.graph.nodes()[s.0].name.as_str()).collect();
         assert_eq!(names, ["stem.bn", "dw.bn", "pw.bn", "grow.bn"]);
         for (name, (_, batch)) in names.iter().zip(&output.statistics) {
             let want = |suffix: &str| fixture.get(&format!("train.stat.{name}.{suffix}"));
-            assert_close(&format!("{backend:?} {name} mean"), &batch.mean, want("running_mean"), TOLERANCE);
-            assert_close(&format!("{backend:?} {name} var"), &batch.var, want("running_var"), TOLERANCE);
+            assert_close(&format!("{backend:?} {device:?} {name} mean"), &batch.mean, want("running_mean"), TOLERANCE);
+            assert_close(&format!("{backend:?} {device:?} {name} var"), &batch.var, want("running_var"), TOLERANCE);
         }
         assert!(fixture.run(&student, fixture.get("mask"), Mode::Eval, backend).0.statistics.is_empty());
     }
@@ -129,8 +129,8 @@ fn batch_statistics_agree_with_pytorch() {
 
 #[test]
 fn three_training_steps_agree_with_pytorch() {
-    let fixture = Fixture::read();
-    for backend in BACKENDS {
+    for (backend, device) in places() {
+        let fixture = Fixture::read(&device);
         let student = fixture.student();
         let mut sgd = Sgd::new(SgdConfig { weight_decay: 0.05, ..SgdConfig::default() }).unwrap();
         for lr in RATES {
@@ -143,7 +143,12 @@ fn three_training_steps_agree_with_pytorch() {
         }
         let end = student.snapshot().unwrap();
         for name in student.trainable().keys() {
-            assert_close(&format!("{backend:?} {name}"), &end[name], fixture.get(&format!("end.{name}")), TOLERANCE);
+            assert_close(
+                &format!("{backend:?} {device:?} {name}"),
+                &end[name],
+                fixture.get(&format!("end.{name}")),
+                TOLERANCE,
+            );
         }
     }
 }

@@ -22,7 +22,7 @@ mod simd;
 mod sum;
 mod tape;
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;
 
 pub use activation::activation;
 pub use backend::Backend;

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use candle_core::{Device, Tensor, Var};
 
-use super::testing::{BACKENDS, F32_TOLERANCE, assert_close};
+use super::testing::{F32_TOLERANCE, assert_close, places};
 use super::*;
 use crate::error::Result;
 use crate::graph::{Activation, Conv2d, Pool2d};
@@ -23,14 +23,15 @@ impl Fixture {
 
     /// Runs `f` on tracked arguments (the first is an activation) and compares output and gradients.
     fn check(&self, case: &str, keys: &[&str], f: impl Fn(Backend, &[Tensor]) -> Result<Tensor>) {
-        for backend in BACKENDS {
-            let vars: Vec<Var> = keys.iter().map(|k| Var::from_tensor(self.get(case, k)).unwrap()).collect();
+        for (backend, device) in places() {
+            let get = |key: &str| self.get(case, key).to_device(&device).unwrap();
+            let vars: Vec<Var> = keys.iter().map(|key| Var::from_tensor(&get(key)).unwrap()).collect();
             let mut args: Vec<Tensor> = vars.iter().map(|v| v.as_tensor().clone()).collect();
             args[0] = backend.from_nchw(&args[0]).unwrap();
             let y = backend.to_nchw(&f(backend, &args).unwrap()).unwrap();
-            let name = |key: &str| format!("{case}.{key} by {backend:?}");
+            let name = |key: &str| format!("{case}.{key} by {backend:?} on {:?}", device.location());
             assert_close(&name("y"), &y, self.get(case, "y"), F32_TOLERANCE);
-            let grads = (y * self.get(case, "direction")).unwrap().sum_all().unwrap().backward().unwrap();
+            let grads = (y * get("direction")).unwrap().sum_all().unwrap().backward().unwrap();
             for (key, var) in keys.iter().zip(&vars) {
                 let key = format!("d{key}");
                 assert_close(&name(&key), grads.get(var).unwrap(), self.get(case, &key), F32_TOLERANCE);

@@ -8,6 +8,18 @@ use crate::graph::Activation;
 use crate::rng::Rng;
 
 pub const BACKENDS: [Backend; 2] = [Backend::Kernels, Backend::TensorOps];
+
+/// The first NVIDIA GPU, if there is one and this build has the feature `cuda`; says why not.
+pub fn gpu() -> Option<Device> {
+    Device::new_cuda(0).inspect_err(|error| eprintln!("skipped on a GPU: {error}")).ok()
+}
+
+/// Every backend with a device to try it on: both on the processor, plain operations on a GPU too if there is one.
+pub fn places() -> Vec<(Backend, Device)> {
+    let processor = BACKENDS.map(|backend| (backend, Device::Cpu));
+    processor.into_iter().chain(gpu().map(|gpu| (Backend::for_device(&gpu), gpu))).collect()
+}
+
 pub const ALL_ACTIVATIONS: [Activation; 6] = [
     Activation::Relu,
     Activation::Relu6,

@@ -70,28 +70,26 @@ impl Isa {
 
     /// Every instruction set this processor can run, the best last.
     pub fn available() -> Vec<Self> {
-        let mut found = vec![Self::Portable];
         #[cfg(target_arch = "x86_64")]
-        if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
-            found.push(Self::Avx2);
-            if is_x86_feature_detected!("avxvnni") {
-                found.push(Self::Avx2Vnni);
-            }
-            if is_x86_feature_detected!("avx512f") {
-                found.push(Self::Avx512);
-                if is_x86_feature_detected!("avx512vnni") && is_x86_feature_detected!("avx512vl") {
-                    found.push(Self::Avx512Vnni);
-                }
-            }
-        }
+        let kernels = {
+            let avx2 = is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma");
+            let avx512 = avx2 && is_x86_feature_detected!("avx512f");
+            [
+                (Self::Avx2, avx2),
+                (Self::Avx2Vnni, avx2 && is_x86_feature_detected!("avxvnni")),
+                (Self::Avx512, avx512),
+                (
+                    Self::Avx512Vnni,
+                    avx512 && is_x86_feature_detected!("avx512vnni") && is_x86_feature_detected!("avx512vl"),
+                ),
+            ]
+        };
         #[cfg(target_arch = "aarch64")]
-        {
-            found.push(Self::Neon);
-            if std::arch::is_aarch64_feature_detected!("dotprod") {
-                found.push(Self::NeonDot);
-            }
-        }
-        found
+        let kernels = [(Self::Neon, true), (Self::NeonDot, std::arch::is_aarch64_feature_detected!("dotprod"))];
+        #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
+        let kernels: [(Self, bool); 0] = [];
+        let available = kernels.into_iter().filter_map(|(isa, available)| available.then_some(isa));
+        std::iter::once(Self::Portable).chain(available).collect()
     }
 }
 

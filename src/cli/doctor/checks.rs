@@ -198,9 +198,10 @@ impl Readings {
             (false, false, _) => Finding::good("cuda", "no NVIDIA GPU"),
             (true, false, _) => Finding::good("cuda", "no NVIDIA GPU")
                 .advise("this build is for one; the build without CUDA is smaller"),
-            (false, true, Some(..35)) => Finding::good("cuda", format!("{name}, whose CUDA is too old to be used")),
+            // That of JetPack 5 is 11.4; candle's kernels need 11.8.
+            (false, true, Some(..36)) => Finding::good("cuda", format!("{name}, whose CUDA is too old to be used")),
             (true, true, Some(..35)) => Finding::good("cuda", name)
-                .problem("its CUDA is too old: JetPack 5 or later, or the build without CUDA and --device cpu"),
+                .problem("its CUDA is too old: JetPack 6 or later, or the build without CUDA and --device cpu"),
             (false, true, _) => Finding::good("cuda", name)
                 .advise("the build with CUDA adapts on it: cargo build --release --features cuda"),
             (true, true, None) if driver.is_none() => Finding::good("cuda", name).problem("install NVIDIA's driver"),
@@ -355,7 +356,9 @@ mod tests {
     fn gpus_are_told_apart() {
         let jetson = |release| Nvidia { gpu: true, driver: None, jetson_linux: Some(release) };
         expect("cuda", Level::Advice, &["Jetson Linux 36", "--features cuda"], |r| r.nvidia = jetson(36));
-        assert_eq!(after(|r| r.nvidia = jetson(32)), [], "nothing can be done about JetPack 4");
+        for release in [32, 35] {
+            assert_eq!(after(|r| r.nvidia = jetson(release)), [], "nothing can be done about JetPack 4 and 5");
+        }
         let card = Nvidia { gpu: true, driver: Some("550.54".to_string()), jetson_linux: None };
         expect("cuda", Level::Advice, &["driver 550.54"], |r| r.nvidia = card.clone());
     }

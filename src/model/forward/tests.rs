@@ -1,6 +1,6 @@
 use std::collections::BTreeMap;
 
-use candle_core::DType;
+use candle_core::{DType, Device};
 use proptest::prelude::*;
 
 use super::*;
@@ -9,6 +9,7 @@ use crate::graph::testing::random_graph;
 use crate::graph::{ChannelGroups, Scope};
 use crate::model::ChannelMask;
 use crate::model::testing::{random_images, random_params};
+use crate::nn::testing::gpu;
 use crate::rng::Rng;
 
 /// For two orders of summation in f64, through deep networks, relative to the largest gradient of a tensor.
@@ -38,12 +39,27 @@ impl Case {
             }
         }
         let groups = ChannelGroups::new(&graph, Scope::All);
-        let device = candle_core::Device::Cpu;
+        let device = Device::Cpu;
         let values: Vec<f64> = (0..groups.len()).map(|_| f64::from(rng.range(0.2, 1.0))).collect();
         let mask = Var::from_tensor(&Tensor::from_vec(values, groups.len(), &device).unwrap()).unwrap();
         let layout = ChannelMask::new(&groups, &device).unwrap();
         let images = random_images(&graph, 3, &mut rng).to_dtype(DType::F64).unwrap();
         Self { graph, vars, buffers, mask, layout, images, parts: 1 }
+    }
+
+    /// The same case with its tensors on another device.
+    fn on(&self, device: &Device) -> Self {
+        let copy = |tensor: &Tensor| tensor.to_device(device).unwrap();
+        let var = |var: &Var| Var::from_tensor(&copy(var.as_tensor())).unwrap();
+        Self {
+            graph: self.graph.clone(),
+            vars: self.vars.iter().map(|(name, old)| (name.clone(), var(old))).collect(),
+            buffers: self.buffers.iter().map(|(name, tensor)| (name.clone(), copy(tensor))).collect(),
+            mask: var(&self.mask),
+            layout: ChannelMask::new(&ChannelGroups::new(&self.graph, Scope::All), device).unwrap(),
+            images: copy(&self.images),
+            parts: self.parts,
+        }
     }
 
     /// Gradients of a fixed function of the logits, by parameter, those that `frozen` names left out.
@@ -84,7 +100,8 @@ impl Case {
         let largest = |t: &Tensor| t.abs().unwrap().flatten_all().unwrap().max(0).unwrap().to_scalar::<f64>().unwrap();
         let overall = want.values().map(&largest).fold(1e-3, f64::max);
         for (name, want) in want {
-            let difference = largest(&(want - &got[name]).unwrap());
+            let got = got[name].to_device(&Device::Cpu).unwrap();
+            let difference = largest(&(want - got).unwrap());
             let scale = largest(want).max(1e-4 * overall);
             if difference.is_nan() || difference > TOLERANCE * scale {
                 return Err(format!("{} {what} {name}: differs by {difference} of {scale}", self.graph.name()));
@@ -94,15 +111,32 @@ impl Case {
     }
 }
 
+/// A small network of every family but VGG, which takes no small images; its operations are in random graphs.
+fn families() -> impl Iterator<Item = Graph> {
+    let names = ["cifar_resnet20", "resnet50", "mobilenetv2_100", "mobilenetv3_large_100", "densenet121", "lenet_bn"];
+    names.into_iter().map(|name| {
+        let input = if name == "lenet_bn" { [1, 28, 28] } else { [3, 32, 32] };
+        build(name, &ArchOptions { num_classes: 3, input }).unwrap()
+    })
+}
+
 #[test]
 fn every_family_has_the_gradients_of_tensor_operations() {
-    // VGG takes no small images; its operations are in random graphs.
-    let networks =
-        ["cifar_resnet20", "resnet50", "mobilenetv2_100", "mobilenetv3_large_100", "densenet121", "lenet_bn"];
-    for name in networks {
-        let input = if name == "lenet_bn" { [1, 28, 28] } else { [3, 32, 32] };
-        let graph = build(name, &ArchOptions { num_classes: 3, input }).unwrap();
+    for graph in families() {
         Case::new(graph, 3).check(Mode::Train, |_| false).unwrap();
+    }
+}
+
+#[test]
+fn every_family_has_its_gradients_on_cuda() {
+    let Some(gpu) = gpu() else { return };
+    for graph in families() {
+        let case = Case::new(graph, 3);
+        for mode in [Mode::Train, Mode::Eval] {
+            let want = case.gradients(Backend::Kernels, mode, |_| false);
+            let got = case.on(&gpu).gradients(Backend::for_device(&gpu), mode, |_| false);
+            case.agree(&format!("{mode:?} on a GPU"), (&got, &want)).unwrap();
+        }
     }
 }
 
