@@ -23,6 +23,9 @@ pub enum Method {
     Magnitude,
     /// One-shot pruning of the adapted teacher by the squared first-order Taylor term (empirical Fisher), then distillation.
     Taylor,
+    /// One-shot pruning of the adapted teacher by TCP's criterion, the first-order Taylor term of phase 1's loss, then
+    /// distillation.
+    Tcp,
     /// ADMP without the adversarial soft mask.
     AdmpNoAdversary,
     /// ADMP with a soft mask of random numbers of the same range instead: the adversary's control.
@@ -63,13 +66,14 @@ impl Steps {
 
 impl Method {
     /// All methods, in the table's order.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::Source,
         Self::Statistics,
         Self::Adapted,
         Self::PruneThenAdapt,
         Self::Magnitude,
         Self::Taylor,
+        Self::Tcp,
         Self::AdmpNoAdversary,
         Self::AdmpRandom,
         Self::AdmpNoAdmm,
@@ -89,6 +93,7 @@ impl Method {
             Self::PruneThenAdapt => ([&once[..], &["magnitude"]].concat(), Steps { adapt: 0, mask: 1, tune: 0 }),
             Self::Magnitude => ([&once[..], &["magnitude"]].concat(), steps.at_once()),
             Self::Taylor => ([&once[..], &["fisher"]].concat(), steps.at_once()),
+            Self::Tcp => ([&once[..], &["transfer"]].concat(), steps.at_once()),
             Self::AdmpNoAdversary => (vec!["--soft-mask", "off"], steps),
             Self::AdmpRandom => (vec!["--soft-mask", "random"], steps),
             Self::AdmpNoAdmm => (vec!["--no-admm"], steps),
@@ -107,6 +112,7 @@ impl fmt::Display for Method {
             Self::PruneThenAdapt => "prune-then-adapt",
             Self::Magnitude => "magnitude",
             Self::Taylor => "taylor",
+            Self::Tcp => "tcp",
             Self::AdmpNoAdversary => "admp-no-adversary",
             Self::AdmpRandom => "admp-random",
             Self::AdmpNoAdmm => "admp-no-admm",
@@ -138,6 +144,6 @@ mod tests {
             assert_eq!(method.to_string().parse::<Method>().unwrap(), method);
             assert_eq!(serde_json::to_value(method).unwrap(), method.to_string());
         }
-        assert!("tcp".parse::<Method>().unwrap_err().to_string().contains("admp-no-admm"));
+        assert!("shot".parse::<Method>().unwrap_err().to_string().contains("admp-no-admm"));
     }
 }

@@ -21,6 +21,8 @@ pub struct Outcome {
     pub arguments: Vec<String>,
     /// Percentage of target images answered right.
     pub accuracy: f64,
+    /// The same of what the gate compared with: the adapted teacher, or the teacher of an adapted one.
+    pub reference_accuracy: f64,
     /// Prunable convolution output channels.
     pub channels: u64,
     /// Trained parameters.
@@ -59,12 +61,18 @@ impl Outcome {
             Some(by) => candidate(by).map(|c| (c.accuracy, c.gate.clone()))?,
             None => (last.student.accuracy, last.gate.clone()),
         };
+        let compared = match trial.method {
+            Method::PruneThenAdapt => &last.teacher,
+            method if method.prunes() => &last.adapted,
+            _ => &last.teacher,
+        };
+        let no_labels = || missing("accuracy: the images have no labels of the teacher's classes");
         let figures = if by.is_some() { &last.teacher } else { &last.student };
         Ok(Self {
             trial: trial.clone(),
             arguments: arguments.to_vec(),
-            accuracy: accuracy
-                .ok_or_else(|| missing("accuracy: the images have no labels of the teacher's classes"))?,
+            accuracy: accuracy.ok_or_else(no_labels)?,
+            reference_accuracy: compared.accuracy.ok_or_else(no_labels)?,
             channels: figures.channels,
             params: figures.params,
             macs: figures.macs,

@@ -2,6 +2,8 @@
 
 use super::method::Method;
 use super::outcome::Outcome;
+use super::validation::{Judged, Validation};
+use super::worst::{self, WorstOutcome};
 use crate::plot::{Page, number};
 
 const HEADER: [&str; 9] =
@@ -89,16 +91,51 @@ fn gains(outcomes: &[Outcome]) -> Vec<Vec<String>> {
 
 const GAIN_HEADER: [&str; 4] = ["method", "removed", "points beside the adapted teacher", "runs"];
 
-/// Two Markdown tables: every task and method, and what methods are worth on average.
+/// The gate's worth on pruned students and on adapted teachers.
+fn validations(outcomes: &[Outcome]) -> Vec<Vec<String>> {
+    let judges_students = |method: Method| method.prunes() && method != Method::PruneThenAdapt;
+    let rows = [("students", true), ("adapted teachers", false)].map(|(name, students)| {
+        let judged: Vec<Judged> = (outcomes.iter())
+            .filter(|o| o.trial.method != Method::Source && judges_students(o.trial.method) == students)
+            .map(|o| Judged { verdict: &o.gate, gain: o.accuracy - o.reference_accuracy })
+            .collect();
+        Validation::of(&judged).cells(name)
+    });
+    rows.into()
+}
+
+fn markdown_table(header: &[&str], rows: Vec<Vec<String>>) -> String {
+    let line = |cells: &[String]| format!("| {} |\n", cells.join(" | "));
+    let header: Vec<String> = header.iter().map(ToString::to_string).collect();
+    let rule = vec!["---".to_string(); header.len()];
+    std::iter::once(header).chain([rule]).chain(rows).map(|cells| line(&cells)).collect()
+}
+
+/// Three Markdown tables: every task and method, what methods are worth on average, and what the gate is.
 pub fn markdown(outcomes: &[Outcome]) -> String {
-    let table = |header: &[&str], rows: Vec<Vec<String>>| {
-        let line = |cells: &[String]| format!("| {} |\n", cells.join(" | "));
-        let header: Vec<String> = header.iter().map(ToString::to_string).collect();
-        let rule = vec!["---".to_string(); header.len()];
-        std::iter::once(header).chain([rule]).chain(rows).map(|cells| line(&cells)).collect::<String>()
-    };
     let rows = groups(outcomes).iter().map(Group::cells).collect();
-    format!("{}\n{}", table(&HEADER, rows), table(&GAIN_HEADER, gains(outcomes)))
+    let gains = markdown_table(&GAIN_HEADER, gains(outcomes));
+    let gate = markdown_table(&Validation::HEADER, validations(outcomes));
+    format!("{}\n{gains}\n{gate}", markdown_table(&HEADER, rows))
+}
+
+/// Two Markdown tables: every bad case, and what the gate is worth in them.
+pub fn worst_markdown(outcomes: &[WorstOutcome]) -> String {
+    let rows = outcomes.iter().map(WorstOutcome::cells).collect();
+    let gate = markdown_table(&Validation::HEADER, vec![worst::validation(outcomes).cells("students")]);
+    format!("{}\n{gate}", markdown_table(&WorstOutcome::HEADER, rows))
+}
+
+/// The same as a page.
+pub fn worst_page(title: &str, outcomes: &[WorstOutcome]) -> String {
+    let mut page = Page::new(title);
+    page.remark(
+        "Accuracy on all images of the task of what was in use and of the student adapted to a bad sample of them",
+    );
+    page.table(&WorstOutcome::HEADER, &outcomes.iter().map(WorstOutcome::cells).collect::<Vec<_>>());
+    page.heading("The gate beside the labels");
+    page.table(&Validation::HEADER, &[worst::validation(outcomes).cells("students")]);
+    page.finish()
 }
 
 /// The same as a page.
@@ -108,6 +145,8 @@ pub fn page(title: &str, outcomes: &[Outcome]) -> String {
     page.table(&HEADER, &groups(outcomes).iter().map(Group::cells).collect::<Vec<_>>());
     page.heading("Beside the adapted teacher");
     page.table(&GAIN_HEADER, &gains(outcomes));
+    page.heading("The gate beside the labels");
+    page.table(&Validation::HEADER, &validations(outcomes));
     page.finish()
 }
 
@@ -118,11 +157,12 @@ mod tests {
     use crate::adapt::gate::{Signals, Verdict};
 
     fn outcome(method: Method, seed: u64, accuracy: f64) -> Outcome {
-        let signals = Signals { entropy: 1.0, diversity: 1.0, information: 1.0 };
+        let signals = Signals { entropy: 1.0, diversity: 1.0, information: 1.0, stability: None };
         Outcome {
             trial: Trial { task: "a-to-b".into(), method, removed: if method.prunes() { 0.6 } else { 0.0 }, seed },
             arguments: Vec::new(),
             accuracy,
+            reference_accuracy: accuracy - 2.0,
             channels: 10,
             params: 1_000_000,
             macs: 2_000_000,
@@ -132,6 +172,7 @@ mod tests {
                 accepted: seed == 0,
                 reason: String::new(),
                 agreement: 1.0,
+                kinship: None,
                 candidate: signals,
                 reference: signals,
                 images: 10,
@@ -154,6 +195,8 @@ mod tests {
         assert!(text.contains("| a-to-b | adapted | – | 85.00 ± 7.07 | 2 | 1.000 M | 2.00 M | 1.5 | 1/2 |"), "{text}");
         assert!(text.contains("| a-to-b | admp | 60 % | 84.50 ± 4.95 | 2 |"), "{text}");
         assert!(text.contains("| admp | 60 % | -0.50 | 2 |"), "{text}");
+        assert!(text.contains("| students | 2 |") && text.contains("| adapted teachers | 2 |"), "{text}");
+        assert!(text.contains("| – | – | – | 1 | 0 | 1 |"), "seed 1 was refused: {text}");
         let page = page("accuracy", &outcomes[..1]);
         assert!(page.contains("<td>81.00</td>") && !page.contains('±'.to_string().repeat(2).as_str()), "{page}");
     }

@@ -15,11 +15,25 @@ pub struct GateConfig {
     pub min_information: f64,
     /// Least diversity (entropy of the mean prediction) of the candidate relative to its reference's.
     pub min_diversity: f64,
+    /// Least stability of the candidate relative to its reference's.
+    pub min_stability: f64,
+    /// Least agreement of a trained teacher with one of those it comes from: the teacher as it came, or with the target's
+    /// statistics.
+    pub min_kinship: f64,
+    /// Fewest held-out images that can tell.
+    pub min_images: usize,
 }
 
 impl Default for GateConfig {
     fn default() -> Self {
-        Self { min_agreement: 0.85, min_information: 0.9, min_diversity: 0.8 }
+        Self {
+            min_agreement: 0.85,
+            min_information: 0.9,
+            min_diversity: 0.8,
+            min_stability: 0.9,
+            min_kinship: 0.6,
+            min_images: 16,
+        }
     }
 }
 
@@ -32,17 +46,37 @@ pub struct Signals {
     pub diversity: f64,
     /// Diversity minus entropy: how much the prediction tells, in nats.
     pub information: f64,
+    /// Fraction of images whose class a random change, as in training, leaves as it is; `null` if nobody looked.
+    #[serde(default)]
+    pub stability: Option<f64>,
+}
+
+/// What a model says about the held-out images.
+#[derive(Debug, Clone)]
+pub struct Testimony {
+    /// Raw logits `[N, C]`.
+    pub logits: Tensor,
+    /// See [`Signals::stability`].
+    pub stability: Option<f64>,
+}
+
+impl From<Tensor> for Testimony {
+    /// Of unchanged images only.
+    fn from(logits: Tensor) -> Self {
+        Self { logits, stability: None }
+    }
 }
 
 impl Signals {
-    /// The signals of raw logits `[N, C]`.
+    /// The signals of a testimony.
     ///
     /// # Errors
-    /// [`crate::Error::Shape`] if `logits` is not a matrix.
-    pub fn of(logits: &Tensor) -> Result<Self> {
+    /// [`crate::Error::Shape`] if the logits are not a matrix.
+    pub fn of(testimony: &Testimony) -> Result<Self> {
+        let Testimony { logits, stability } = testimony;
         let entropy = f64::from(loss::entropy(logits)?.mean_all()?.to_scalar::<f32>()?);
         let diversity = f64::from(loss::diversity(logits)?.to_scalar::<f32>()?);
-        Ok(Self { entropy, diversity, information: diversity - entropy })
+        Ok(Self { entropy, diversity, information: diversity - entropy, stability: *stability })
     }
 }
 
@@ -55,6 +89,9 @@ pub struct Verdict {
     pub reason: String,
     /// Fraction of images on which candidate and reference give the same class.
     pub agreement: f64,
+    /// The same with the nearer one of those a trained teacher comes from; `null` for others.
+    #[serde(default)]
+    pub kinship: Option<f64>,
     /// The candidate's signals.
     pub candidate: Signals,
     /// The reference's signals.
@@ -64,22 +101,29 @@ pub struct Verdict {
 }
 
 /// Whether a candidate is meant to answer like its reference.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Expect {
+#[derive(Debug, Clone, Copy)]
+pub enum Expect<'a> {
     /// A student imitates its teacher: answers must agree.
     SameAnswers,
     /// An adapted teacher may answer differently.
     BetterAnswers,
+    /// A trained one too, but it stays akin to the reference or to this, which its training began with.
+    Kinship(&'a Testimony),
     /// The same network in fewer bits: answers must agree.
     RoundedAnswers,
 }
 
-/// Judges `candidate` against `reference`, raw logits `[N, C]` on the same held-out images.
+/// Judges `candidate` against `reference`, on the same held-out images.
 ///
 /// # Errors
 /// [`crate::Error::Shape`] if the two differ in shape.
-pub fn judge(config: &GateConfig, expect: Expect, candidate: &Tensor, reference: &Tensor) -> Result<Verdict> {
-    let agreement = loss::agreement(candidate, reference)?;
+pub fn judge(config: &GateConfig, expect: Expect, candidate: &Testimony, reference: &Testimony) -> Result<Verdict> {
+    let agreement = loss::agreement(&candidate.logits, &reference.logits)?;
+    let kinship = match expect {
+        Expect::Kinship(start) => Some(agreement.max(loss::agreement(&candidate.logits, &start.logits)?)),
+        _ => None,
+    };
+    let images = candidate.logits.dim(0)?;
     let (new, old) = (Signals::of(candidate)?, Signals::of(reference)?);
     let mut reasons = Vec::new();
     let mut demand = |what: &str, got: f64, least: f64| {
@@ -92,10 +136,18 @@ pub fn judge(config: &GateConfig, expect: Expect, candidate: &Tensor, reference:
         Expect::SameAnswers => demand("agreement with the adapted teacher", agreement, config.min_agreement),
         Expect::RoundedAnswers => demand("agreement with f32", agreement, config.min_agreement),
         Expect::BetterAnswers => {}
+        Expect::Kinship(_) => {
+            demand("agreement with what it was trained from", kinship.unwrap_or(f64::NAN), config.min_kinship);
+        }
     }
     demand("mutual information", new.information, config.min_information * old.information);
     demand("diversity of the predictions", new.diversity, config.min_diversity * old.diversity);
-    let images = candidate.dim(0)?;
+    if let (Some(new), Some(old)) = (new.stability, old.stability) {
+        demand("stability under changes of the image", new, config.min_stability * old);
+    }
+    if images < config.min_images {
+        reasons.push(format!("too few images to tell, expected at least {}", config.min_images));
+    }
     let accepted = reasons.is_empty();
     let reason = if accepted {
         format!(
@@ -106,7 +158,7 @@ pub fn judge(config: &GateConfig, expect: Expect, candidate: &Tensor, reference:
         reasons.join("; ")
     };
     let reason = format!("{reason} (on {images} images)");
-    Ok(Verdict { accepted, reason, agreement, candidate: new, reference: old, images })
+    Ok(Verdict { accepted, reason, agreement, kinship, candidate: new, reference: old, images })
 }
 
 #[cfg(test)]
@@ -115,17 +167,22 @@ mod tests {
 
     use super::*;
 
-    fn logits(rows: &[[f32; 3]]) -> Tensor {
-        Tensor::from_vec(rows.concat(), (rows.len(), 3), &Device::Cpu).unwrap()
+    fn logits(rows: &[[f32; 3]]) -> Testimony {
+        Tensor::from_vec(rows.concat(), (rows.len(), 3), &Device::Cpu).unwrap().into()
     }
 
-    fn sure() -> Tensor {
+    fn sure() -> Testimony {
         logits(&[[9., 0., 0.], [0., 9., 0.], [0., 0., 9.], [9., 0., 0.]])
+    }
+
+    /// The defaults, for the handful of images above.
+    fn few() -> GateConfig {
+        GateConfig { min_images: 4, ..GateConfig::default() }
     }
 
     #[test]
     fn an_equal_student_is_accepted() {
-        let verdict = judge(&GateConfig::default(), Expect::SameAnswers, &sure(), &sure()).unwrap();
+        let verdict = judge(&few(), Expect::SameAnswers, &sure(), &sure()).unwrap();
         assert!(verdict.accepted, "{}", verdict.reason);
         assert_eq!(verdict.agreement, 1.0);
     }
@@ -134,7 +191,7 @@ mod tests {
     fn a_collapsed_student_is_refused_with_reasons() {
         let collapsed = logits(&[[9., 0., 0.]; 4]);
         for expect in [Expect::SameAnswers, Expect::BetterAnswers] {
-            let verdict = judge(&GateConfig::default(), expect, &collapsed, &sure()).unwrap();
+            let verdict = judge(&few(), expect, &collapsed, &sure()).unwrap();
             assert!(!verdict.accepted);
             assert!(verdict.reason.contains("mutual information"), "{}", verdict.reason);
         }
@@ -143,6 +200,29 @@ mod tests {
     #[test]
     fn nan_logits_are_refused() {
         let broken = logits(&[[f32::NAN, 0., 0.], [0., 9., 0.], [0., 0., 9.], [9., 0., 0.]]);
-        assert!(!judge(&GateConfig::default(), Expect::BetterAnswers, &broken, &sure()).unwrap().accepted);
+        assert!(!judge(&few(), Expect::BetterAnswers, &broken, &sure()).unwrap().accepted);
+    }
+
+    #[test]
+    fn a_trained_teacher_unlike_all_it_comes_from_is_refused() {
+        let turned = logits(&[[0., 9., 0.], [0., 0., 9.], [9., 0., 0.], [0., 9., 0.]]);
+        let verdict = judge(&few(), Expect::Kinship(&sure()), &turned, &sure()).unwrap();
+        assert!(!verdict.accepted && verdict.reason.contains("trained from"), "{}", verdict.reason);
+        let verdict = judge(&few(), Expect::Kinship(&turned), &turned, &sure()).unwrap();
+        assert_eq!((verdict.accepted, verdict.agreement, verdict.kinship), (true, 0.0, Some(1.0)), "one kin is enough");
+    }
+
+    #[test]
+    fn answers_that_change_with_the_view_are_refused() {
+        let [firm, shaky] = [1.0, 0.7].map(|stability| Testimony { stability: Some(stability), ..sure() });
+        let verdict = judge(&few(), Expect::BetterAnswers, &shaky, &firm).unwrap();
+        assert!(!verdict.accepted && verdict.reason.contains("stability"), "{}", verdict.reason);
+        assert!(judge(&few(), Expect::BetterAnswers, &firm, &shaky).unwrap().accepted);
+    }
+
+    #[test]
+    fn a_handful_of_images_tells_nothing() {
+        let verdict = judge(&GateConfig::default(), Expect::SameAnswers, &sure(), &sure()).unwrap();
+        assert!(!verdict.accepted && verdict.reason.contains("too few images"), "{}", verdict.reason);
     }
 }

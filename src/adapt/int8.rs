@@ -26,7 +26,13 @@ pub struct Int8Outcome {
 
 /// The demands on 8-bit answers: rounding is no reason to answer differently.
 pub fn int8_gate() -> GateConfig {
-    GateConfig { min_agreement: 0.95, min_information: 0.95, min_diversity: 0.95 }
+    GateConfig {
+        min_agreement: 0.95,
+        min_information: 0.95,
+        min_diversity: 0.95,
+        min_images: 1,
+        ..GateConfig::default()
+    }
 }
 
 /// Watches `network` on one part of `images` and compares 8-bit with f32 answers on another.
@@ -69,6 +75,6 @@ pub fn calibrate_int8(
         return Err(Error::data("images", "expected readable images to compare answers on, got none"));
     }
     let tensor = |rows: Vec<f32>| Tensor::from_vec(rows, (count, classes), &Device::Cpu);
-    let verdict = judge(gate, Expect::RoundedAnswers, &tensor(got)?, &tensor(want)?)?;
+    let verdict = judge(gate, Expect::RoundedAnswers, &tensor(got)?.into(), &tensor(want)?.into())?;
     Ok(Int8Outcome { calibration, verdict })
 }

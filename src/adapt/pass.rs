@@ -30,6 +30,8 @@ pub struct Answers {
     pub logits: Tensor,
     /// Penultimate features, f32 `[N, features]`, on the CPU.
     pub features: Tensor,
+    /// Fraction of held-out images whose class a random change leaves as it is, if somebody looked.
+    pub stability: Option<f64>,
     rows: HashMap<usize, u32>,
 }
 
@@ -37,7 +39,7 @@ impl Answers {
     /// Answers for `indices`, row by row.
     pub fn new(indices: Vec<usize>, logits: Tensor, features: Tensor) -> Self {
         let rows = indices.iter().enumerate().map(|(row, &index)| (index, row as u32)).collect();
-        Self { indices, logits, features, rows }
+        Self { indices, logits, features, stability: None, rows }
     }
 
     /// The rows of `indices`, in that order.
@@ -95,8 +97,22 @@ pub fn answer(
     mode: Mode,
     config: &PassConfig,
 ) -> Result<Answers> {
-    let (mut seen, mut logits, mut features) = (Vec::new(), Vec::new(), Vec::new());
     let transform = Transform::Eval(config.preprocess.clone());
+    answer_views(network, images, indices, (mode, transform), config)
+}
+
+/// The same for images as `transform` shows them; its draws depend on the place in `indices` alone.
+///
+/// # Errors
+/// As [`answer`].
+pub(super) fn answer_views(
+    network: Network,
+    images: &ImageSet,
+    indices: &[usize],
+    (mode, transform): (Mode, Transform),
+    config: &PassConfig,
+) -> Result<Answers> {
+    let (mut seen, mut logits, mut features) = (Vec::new(), Vec::new(), Vec::new());
     for batch in OrderedPass::new(images.subset(indices.to_vec())?, transform, pass_config(config.batch_size))? {
         let batch = batch?;
         let forward = Forward::new(network.graph, network.params, mode).in_parts(config.parts);

@@ -7,18 +7,20 @@ use candle_core::Device;
 
 use super::config::AdaptConfig;
 use super::drive::Safety;
-use super::gate::{Expect, Verdict, judge};
+use super::gate::{Expect, Testimony, Verdict, judge};
 use super::int8::{calibrate_int8, int8_gate};
 use super::measure::{latencies_ms, peak_rss_mb};
 use super::memory::memory_plan;
 use super::observer::Observer;
-use super::pass::{Answers, Network, PassConfig, answer};
-use super::report::{GroupWidth, ImageCounts, LatencyFigures, ModelFigures, Report};
+use super::pass::{Answers, Network, PassConfig, answer, answer_views};
+use super::report::{AdaptedBy, GroupWidth, ImageCounts, LatencyFigures, ModelFigures, Report};
 use super::stages::{Adapted, Pruned, Stages};
 use super::target::ImageSet;
 use super::train::Setting;
+use crate::data::{Augment, Transform};
 use crate::engine::Precision;
 use crate::graph::{ChannelGroups, Graph};
+use crate::loss;
 use crate::model::{CompactModel, Mode, Params, Provenance, Teacher};
 use crate::prune::Measure;
 use crate::{Error, Result};
@@ -83,15 +85,30 @@ impl<'a> Context<'a> {
         Setting { graph: &teacher.graph, groups, source, config, parts, device }
     }
 
-    /// Answers of a served network for all readable target images.
+    /// Answers of a served network for all readable target images, and how stable they are on those of the gate.
     pub fn answer(&self, graph: &Graph, params: &Params) -> Result<Answers> {
-        answer(Network { graph, params }, self.images, self.images.good(), Mode::Eval, &self.pass())
+        let network = Network { graph, params };
+        let mut answers = answer(network, self.images, self.images.good(), Mode::Eval, &self.pass())?;
+        let augment = Augment { train_size: None, ..self.config.augment.clone() };
+        let changed = Transform::Train(self.teacher.info.preprocess.clone(), augment);
+        let views = answer_views(network, self.images, self.judged_on(), (Mode::Eval, changed), &self.pass())?;
+        answers.stability = Some(loss::agreement(&views.logits, &answers.logits_of(&views.indices)?)?);
+        Ok(answers)
     }
 
-    /// The gate on the held-out images; on all of them if none were held out.
+    /// The held-out images; all if none were held out.
+    fn judged_on(&self) -> &[usize] {
+        if self.held.is_empty() { self.images.good() } else { &self.held }
+    }
+
+    /// What the gate hears of `answers`.
+    pub fn testimony(&self, answers: &Answers) -> Result<Testimony> {
+        Ok(Testimony { logits: answers.logits_of(self.judged_on())?, stability: answers.stability })
+    }
+
+    /// The gate.
     pub fn judge(&self, expect: Expect, candidate: &Answers, reference: &Answers) -> Result<Verdict> {
-        let held = if self.held.is_empty() { self.images.good() } else { &self.held };
-        judge(&self.config.gate, expect, &candidate.logits_of(held)?, &reference.logits_of(held)?)
+        judge(&self.config.gate, expect, &self.testimony(candidate)?, &self.testimony(reference)?)
     }
 }
 
@@ -182,10 +199,7 @@ fn finish(
         latency: latency_figures(stages, goal, (&pruned.graph, latencies[2]))?,
         wall_s: stages.wall_s(),
         peak_rss_mb: peak_rss_mb(),
-        gate: match context.config.budget {
-            Some(_) => context.judge(Expect::SameAnswers, &after, &adapted.answers)?,
-            None => adapted.verdict.clone(),
-        },
+        gate: verdict(stages, (&after, adapted))?,
         teacher_gate: adapted.verdict.clone(),
         int8: int8.as_ref().map(|outcome| outcome.verdict.clone()),
         adapted_by: adapted.by,
@@ -218,6 +232,24 @@ fn finish(
         student: CompactModel { int8: accepted.cloned(), ..compact(&pruned.graph, &pruned.params) },
         adapted: compact(&teacher.graph, &adapted.params),
         report,
+    })
+}
+
+/// The gate on the student. Images that ruin a training teach a student no better, whatever it started from.
+fn verdict(stages: &Stages, (after, adapted): (&Answers, &Adapted)) -> Result<Verdict> {
+    let context = stages.context;
+    let verdict = match context.config.budget {
+        Some(_) => context.judge(Expect::SameAnswers, after, &adapted.answers)?,
+        None => adapted.verdict.clone(),
+    };
+    let ruined = stages.candidate_figures().iter().find(|c| c.by == AdaptedBy::Training && !c.gate.accepted);
+    Ok(match ruined {
+        Some(trained) => Verdict {
+            accepted: false,
+            reason: format!("training the teacher on these images failed: {}", trained.gate.reason),
+            ..verdict
+        },
+        None => verdict,
     })
 }
 

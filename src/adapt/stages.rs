@@ -214,14 +214,20 @@ impl<'a> Stages<'a> {
         student.snapshot()
     }
 
-    /// Phase 1. Goes on with the trained teacher if the gate lets it, else with the better of source and target
-    /// statistics by mutual information.
+    /// Phase 1. Goes on with the trained teacher if the gate lets it, else with the better of source and, if the gate lets
+    /// them, target statistics by mutual information.
     pub fn adapt_teacher(&mut self, before: &Answers) -> Result<Adapted> {
         let context = self.context;
         let mut adapted = match (self.past(Phase::Teacher), self.driver.adapted_by) {
             (Some(checkpoint), Some(by)) => {
                 let params = checkpoint.tensors.get("adapted", context.device)?;
-                vec![self.candidate(by, params, before)?]
+                let answers = context.answer(&context.teacher.graph, &params)?;
+                let figures = self.driver.candidates.iter().find(|c| c.by == by);
+                let verdict = match figures {
+                    Some(figures) => figures.gate.clone(),
+                    None => context.judge(Expect::BetterAnswers, &answers, before)?,
+                };
+                vec![Adapted { params, by, verdict, answers }]
             }
             _ => self.candidates(before)?,
         };
@@ -231,7 +237,12 @@ impl<'a> Stages<'a> {
         let trained = adapted.iter().position(|c| c.by == AdaptedBy::Training && c.verdict.accepted);
         let information = |c: &Adapted| c.verdict.candidate.information;
         let best = trained.or_else(|| {
-            let ranked = adapted.iter().enumerate().filter(|(_, c)| c.by != AdaptedBy::Training);
+            let usable = |c: &Adapted| match c.by {
+                AdaptedBy::Source => true,
+                AdaptedBy::Statistics => c.verdict.accepted,
+                AdaptedBy::Training => false,
+            };
+            let ranked = adapted.iter().enumerate().filter(|(_, c)| usable(c));
             ranked.max_by(|a, b| information(a.1).total_cmp(&information(b.1))).map(|(index, _)| index)
         });
         let adapted = adapted.swap_remove(best.unwrap_or(0));
@@ -246,22 +257,23 @@ impl<'a> Stages<'a> {
         self.note("batch-norm statistics of the target")?;
         let statistics = self.with_statistics(&teacher.graph, &teacher.params)?;
         let mut candidates = vec![
-            self.candidate(AdaptedBy::Source, teacher.params.clone(), before)?,
-            self.candidate(AdaptedBy::Statistics, statistics.clone(), before)?,
+            self.candidate(AdaptedBy::Source, teacher.params.clone(), Expect::BetterAnswers, before)?,
+            self.candidate(AdaptedBy::Statistics, statistics.clone(), Expect::BetterAnswers, before)?,
         ];
         // The classifier is frozen in this phase: with nothing else to train there is nothing to do.
         if context.config.teacher.steps > 0 && context.config.train != TrainScope::Head {
             let mut phase = TeacherPhase::new(context, &statistics)?;
             self.drive(Phase::Teacher, context.config.teacher.steps, &mut phase)?;
             let trained = self.with_statistics(&teacher.graph, &phase.into_params()?)?;
-            candidates.push(self.candidate(AdaptedBy::Training, trained, before)?);
+            let start = context.testimony(&candidates[1].answers)?;
+            candidates.push(self.candidate(AdaptedBy::Training, trained, Expect::Kinship(&start), before)?);
         }
         Ok(candidates)
     }
 
-    fn candidate(&self, by: AdaptedBy, params: Params, before: &Answers) -> Result<Adapted> {
+    fn candidate(&self, by: AdaptedBy, params: Params, expect: Expect, before: &Answers) -> Result<Adapted> {
         let answers = self.context.answer(&self.context.teacher.graph, &params)?;
-        let verdict = self.context.judge(Expect::BetterAnswers, &answers, before)?;
+        let verdict = self.context.judge(expect, &answers, before)?;
         log::info!("adapted teacher candidate by={by:?} accepted={} {}", verdict.accepted, verdict.reason);
         Ok(Adapted { params, by, verdict, answers })
     }

@@ -55,6 +55,23 @@ impl<'a> TeacherPhase<'a> {
     }
 }
 
+/// L = information maximisation + `weight`·CE of pseudo labels, and its two terms; `labels` holds label and weight by source
+/// index.
+pub(super) fn transfer_loss(
+    logits: &Tensor,
+    indices: &[usize],
+    labels: &HashMap<usize, (u32, f32)>,
+    weight: f64,
+) -> Result<(Tensor, [Tensor; 2])> {
+    let rows = indices.iter().map(|i| labels.get(i).copied().unwrap_or((0, 0.0)));
+    let (labels, weights): (Vec<u32>, Vec<f32>) = rows.unzip();
+    let labels = Tensor::from_vec(labels, indices.len(), logits.device())?;
+    let weights = Tensor::from_vec(weights, indices.len(), logits.device())?;
+    let information = loss::information_maximisation(logits)?;
+    let pseudo = loss::cross_entropy(logits, &labels, Some(&weights))?;
+    Ok(((&information + (&pseudo * weight)?)?, [information, pseudo]))
+}
+
 impl Steps for TeacherPhase<'_> {
     fn step(&mut self, step: usize, batch: &Batch, source: Option<&Batch>) -> Result<Metrics> {
         let Context { config, device, parts, .. } = *self.context;
@@ -65,14 +82,8 @@ impl Steps for TeacherPhase<'_> {
         let params = self.trainee.student.params();
         let forward = Forward::new(self.trainee.student.graph(), &params, Mode::Train).in_parts(parts);
         let output = forward.run(&batch.to_tensor(device)?)?;
-        let rows = batch.indices.iter().map(|i| self.labels.get(i).copied().unwrap_or((0, 0.0)));
-        let (labels, weights): (Vec<u32>, Vec<f32>) = rows.unzip();
-        let n = labels.len();
-        let labels = Tensor::from_vec(labels, n, device)?;
-        let weights = Tensor::from_vec(weights, n, device)?;
-        let information = loss::information_maximisation(&output.logits)?;
-        let pseudo = loss::cross_entropy(&output.logits, &labels, Some(&weights))?;
-        let total = (&information + (&pseudo * teacher.pseudo_label_weight)?)?;
+        let (total, [information, pseudo]) =
+            transfer_loss(&output.logits, &batch.indices, &self.labels, teacher.pseudo_label_weight)?;
         let mut metrics = vec![("information_maximisation", scalar(&information)?), ("pseudo_label", scalar(&pseudo)?)];
         let mut grads = Grads::new();
         self.trainee.backward((output, &total), &mut grads, None)?;

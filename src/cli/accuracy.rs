@@ -21,7 +21,7 @@ use crate::{Error, Result};
 pub(super) struct AccuracyArgs {
     /// digits, office31 or cifar-camera
     #[arg(long)]
-    suite: Suite,
+    pub(super) suite: Suite,
     /// Folder of the suite's labelled images
     #[arg(long, value_name = "DIR")]
     data: PathBuf,
@@ -30,7 +30,7 @@ pub(super) struct AccuracyArgs {
     teachers: PathBuf,
     /// Folder of the results; what is there already is not computed again, what was interrupted goes on
     #[arg(long, value_name = "DIR")]
-    out: PathBuf,
+    pub(super) out: PathBuf,
     /// Only tasks with this in their name; repeatable
     #[arg(long, value_name = "PART")]
     task: Vec<String>,
@@ -42,7 +42,10 @@ pub(super) struct AccuracyArgs {
     removed: Vec<f64>,
     /// Runs of each, with the seeds 0, 1, …
     #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u64).range(1..=100))]
-    seeds: u64,
+    pub(super) seeds: u64,
+    /// Adapt by the whole method to bad samples of the tasks' images instead: few, one-sided, noise, five in a row
+    #[arg(long, conflicts_with_all = ["methods", "removed"])]
+    worst: bool,
     /// Updates of phase 1 [default: as adapt]
     #[arg(long, value_name = "N")]
     adapt_steps: Option<usize>,
@@ -54,10 +57,10 @@ pub(super) struct AccuracyArgs {
     tune_steps: Option<usize>,
     /// Print the outcomes as JSON lines
     #[arg(long)]
-    json: bool,
+    pub(super) json: bool,
     /// More arguments for every run of `adapt`, behind --
     #[arg(last = true, value_name = "ARGUMENTS")]
-    arguments: Vec<String>,
+    pub(super) arguments: Vec<String>,
 }
 
 fn parse_fraction(text: &str) -> Result<f64, String> {
@@ -76,6 +79,9 @@ impl AccuracyArgs {
         tasks.retain(chosen);
         if tasks.is_empty() {
             return Err(Error::Usage(format!("--task {}: no task of {} is named so", self.task.join(" "), self.suite)));
+        }
+        if self.worst {
+            return self.run_worst(&tasks, &stop);
         }
         let methods = if self.methods.is_empty() { &Method::ALL[..] } else { &self.methods };
         fs::create_dir_all(&self.out).map_err(|e| Error::io("create folder", &self.out, e))?;
@@ -97,14 +103,19 @@ impl AccuracyArgs {
         print(&markdown(results.outcomes()))
     }
 
-    fn attempt(&self, trial: &Trial, task: &Task, stop: &AtomicBool) -> Result<Outcome> {
+    /// The phases' updates on `task`.
+    pub(super) fn steps(&self, task: &Task) -> Result<Steps> {
         let info = Teacher::load(&task.teacher, ModelDescription::default(), &Device::Cpu)?.info;
         let config = AdaptConfig::for_model(&info);
-        let steps = Steps {
+        Ok(Steps {
             adapt: self.adapt_steps.unwrap_or(config.teacher.steps),
             mask: self.mask_steps.map_or(config.mask.steps, std::num::NonZero::get),
             tune: self.tune_steps.unwrap_or(config.fine_tune.steps),
-        };
+        })
+    }
+
+    fn attempt(&self, trial: &Trial, task: &Task, stop: &AtomicBool) -> Result<Outcome> {
+        let steps = self.steps(task)?;
         let folder = trial.folder(&self.out);
         fs::create_dir_all(&folder).map_err(|e| Error::io("create folder", &folder, e))?;
         let reports = (trial.stages(&self.out, steps).iter())
@@ -114,11 +125,10 @@ impl AccuracyArgs {
     }
 
     /// Runs `adapt`, or goes on with it, unless it was done before with the same arguments.
-    fn adapt(&self, stage: &Stage, task: &Task, stop: &AtomicBool) -> Result<Report> {
+    pub(super) fn adapt(&self, stage: &Stage, task: &Task, stop: &AtomicBool) -> Result<Report> {
         let teacher = match &stage.teacher {
             Start::Source => task.teacher.clone(),
-            Start::Student(path) if path.exists() => path.clone(),
-            Start::Student(path) => refused(path),
+            Start::Student(path) => written(path),
         };
         let mut arguments = vec!["adapt".to_string()];
         let paths = [
@@ -171,6 +181,11 @@ impl AccuracyArgs {
             }
         }
     }
+}
+
+/// Where the student of an ended run lies, whatever the gate said.
+pub(super) fn written(student: &Path) -> PathBuf {
+    if student.exists() { student.to_path_buf() } else { refused(student) }
 }
 
 /// Where `adapt` writes a student that the gate refused.

@@ -23,6 +23,7 @@ mod run_args;
 mod serve;
 mod signals;
 mod status;
+mod worst;
 
 use clap::{Parser, Subcommand};
 

@@ -43,6 +43,8 @@ pub(super) enum CriterionArg {
     Fisher,
     /// Norm of the weights
     Magnitude,
+    /// First-order Taylor term of phase 1's loss (TCP)
+    Transfer,
 }
 
 /// How to adapt and prune.
@@ -150,6 +152,7 @@ impl RunArgs {
         config.mask.criterion = match self.importance {
             CriterionArg::Fisher => Criterion::Fisher,
             CriterionArg::Magnitude => Criterion::Magnitude,
+            CriterionArg::Transfer => Criterion::Transfer,
         };
         config.precision = self.precision;
         config.mask.use_admm = !self.no_admm;

@@ -15,6 +15,8 @@ pub enum Criterion {
     Fisher,
     /// Norm of the producing weights, relative to their layer's mean.
     Magnitude,
+    /// First-order Taylor term of the transfer loss, relative to the layer's norm: TCP's.
+    Transfer,
 }
 
 /// Running mean of squared mask gradients: I_c = E[(∂L/∂m_c)²].
@@ -43,6 +45,43 @@ impl Fisher {
     /// The accumulated scores (a common factor does not matter to a ranking).
     pub fn scores(&self) -> Vec<f64> {
         self.sums.clone()
+    }
+}
+
+/// Running mean of absolute mask gradients within a layer: I_c = E|∂L/∂m_c| / ‖E|∂L/∂m|‖₂ over the group's channels.
+/// At m = 1, ∂L/∂m_c = Σ a_c·∂L/∂a_c is the first-order Taylor term of taking channel c away.
+///
+/// # Source
+/// Yu et al. 2019, arXiv:1904.02654 (Transfer Channel Pruning: L is the task's loss and the one of transfer); the division by
+/// the layer's norm is that of Molchanov et al. 2017, arXiv:1611.06440, whose criterion it extends. Deviation: the absolute
+/// value is of a batch's sum, not of each image's.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Taylor {
+    sums: Vec<f64>,
+}
+
+impl Taylor {
+    /// No observations yet for `entries` mask entries.
+    pub fn new(entries: usize) -> Self {
+        Self { sums: vec![0.0; entries] }
+    }
+
+    /// Adds the mask gradient of one batch.
+    pub fn add(&mut self, gradient: &[f32]) {
+        for (sum, g) in self.sums.iter_mut().zip(gradient) {
+            *sum += f64::from(g.abs());
+        }
+    }
+
+    /// The accumulated scores, of every group in `layers` relative to its norm.
+    pub fn scores(&self, layers: impl Iterator<Item = std::ops::Range<usize>>) -> Vec<f64> {
+        let mut scores = self.sums.clone();
+        for layer in layers {
+            let channels = &mut scores[layer];
+            let norm = channels.iter().map(|sum| sum * sum).sum::<f64>().sqrt().max(f64::MIN_POSITIVE);
+            channels.iter_mut().for_each(|score| *score /= norm);
+        }
+        scores
     }
 }
 
@@ -103,6 +142,15 @@ mod tests {
         fisher.add(&[1.0, -2.0, 0.0]);
         fisher.add(&[3.0, 1.0, 0.0]);
         assert_eq!(fisher.scores(), [10.0, 5.0, 0.0]);
+    }
+
+    #[test]
+    fn taylor_sums_absolute_gradients_relative_to_their_layer() {
+        let mut taylor = Taylor::new(5);
+        taylor.add(&[1.0, -2.0, 50.0, 0.0, 7.0]);
+        taylor.add(&[-2.0, 2.0, -250.0, 400.0, 0.0]);
+        assert_eq!(taylor.scores([0..2, 2..4].into_iter()), [0.6, 0.8, 0.6, 0.8, 7.0]);
+        assert_eq!(Taylor::new(2).scores(std::iter::once(0..2)), [0.0, 0.0], "no gradient, no division by zero");
     }
 
     #[test]

@@ -66,3 +66,26 @@ fn a_suite_without_teachers_or_with_a_failing_run_says_what_is_wrong() {
     place.run(&format!("{SUITE} --task dslr {MORE}")).fails_naming(&["--task dslr", "office31"]);
     place.run(&format!("{SUITE} -- --batch-size 0")).fails_naming(&["student.log", "adapt"]);
 }
+
+#[test]
+fn every_bad_case_is_adapted_to_and_judged_on_all_images() {
+    let place = place();
+    let worst = "bench accuracy --suite office31 --data data --teachers teachers --out results --seeds 1 --worst \
+        --adapt-steps 2 --mask-steps 4 --tune-steps 2 --json -- --batch-size 8 --holdout 0.3 --threads 1";
+    let rows = outcomes(&place.run(worst).ends_with(&[0]).stdout);
+    let cases: Vec<&str> = rows.iter().map(|row| row["case"].as_str().unwrap()).collect();
+    let in_a_row = ["in-a-row"; 5];
+    assert_eq!(cases, [&["few", "missing-class", "one-class", "noise", "sorted", "stream"][..], &in_a_row].concat());
+    let all = 4 * PER_CLASS;
+    for row in &rows {
+        for figure in ["accuracy", "replaced"] {
+            let right = row[figure].as_f64().unwrap() / 100.0 * all as f64;
+            assert!((right - right.round()).abs() < 1e-6, "{figure}: {row}");
+        }
+        assert!(row["gate"]["reason"].as_str().is_some_and(|reason| !reason.is_empty()), "{row}");
+    }
+    let images: Vec<u64> = rows.iter().map(|row| row["images"].as_u64().unwrap()).collect();
+    assert_eq!(images[..7], [32, 45, 19, 60, 60, 15, 12], "{images:?}");
+    let table = String::from_utf8(place.bytes("results/worst.md")).unwrap();
+    assert!(table.contains("| in-a-row 5 | 0 | 12 |"), "{table}");
+}

@@ -1,0 +1,239 @@
+//! Targets that nobody would choose, and what adapting to them does to the network in use.
+
+use std::fmt;
+use std::path::Path;
+
+use safetensors::Dtype;
+use safetensors::tensor::TensorView;
+use serde::{Deserialize, Serialize};
+
+use super::validation::{Judged, TOLERANCE_POINTS, Validation};
+use crate::adapt::AdaptedBy;
+use crate::adapt::gate::Verdict;
+use crate::data::Source;
+use crate::rng::Rng;
+use crate::weights::write_bytes_atomic;
+use crate::{Error, Result};
+
+/// What a device may have collected instead of a fair sample of a task's images.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Case {
+    /// 32 images.
+    Few,
+    /// None of one class.
+    MissingClass,
+    /// 80 % of one class.
+    OneClass,
+    /// Random pixels.
+    Noise,
+    /// All images, sorted by class.
+    Sorted,
+    /// The first quarter of the sorted images: a stream cut short, in which most classes have not come yet.
+    Stream,
+    /// Five adaptations in a row, each to another fifth of the images and from what the last one published.
+    InARow,
+}
+
+/// Images of [`Case::Few`].
+const FEW: usize = 32;
+/// Most images of [`Case::Noise`].
+const MOST_NOISE: usize = 2000;
+/// Adaptations of [`Case::InARow`].
+const ROUNDS: usize = 5;
+
+impl Case {
+    /// All cases.
+    pub const ALL: [Self; 7] =
+        [Self::Few, Self::MissingClass, Self::OneClass, Self::Noise, Self::Sorted, Self::Stream, Self::InARow];
+
+    /// How many adaptations follow one another. Only the first prunes.
+    pub const fn rounds(self) -> usize {
+        if matches!(self, Self::InARow) { ROUNDS } else { 1 }
+    }
+
+    /// Writes the images of `round`, out of `source`, without labels; returns how many they are. The seed also draws the
+    /// class that is missing or common.
+    ///
+    /// # Errors
+    /// As decoding; [`Error::Data`] if there are no labels or the images differ in size; [`Error::Io`].
+    pub fn write(self, source: &Source, round: usize, seed: u64, path: &Path) -> Result<usize> {
+        let labels: Vec<usize> = (0..source.len()).filter_map(|index| source.label(index)).collect();
+        if labels.len() < source.len() {
+            return Err(Error::data(source.path(), "expected a label for every image, got images without"));
+        }
+        let chosen = self.choose(&labels, round, seed);
+        let first = source.decode(chosen.first().copied().unwrap_or(0))?;
+        let size = [first.height(), first.width(), first.channels()];
+        let mut pixels = Vec::with_capacity(chosen.len() * first.pixels().len());
+        let mut rng = Rng::stream(seed, 0x4E4F_4953);
+        for &index in &chosen {
+            let image = source.decode(index)?;
+            if [image.height(), image.width(), image.channels()] != size {
+                return Err(Error::data(source.name(index), format!("expected an image of {size:?} as the first one")));
+            }
+            match self {
+                Self::Noise => pixels.extend(image.pixels().iter().map(|_| rng.below(256) as u8)),
+                _ => pixels.extend_from_slice(image.pixels()),
+            }
+        }
+        let shape = [&[chosen.len()][..], &size].concat();
+        let bytes = TensorView::new(Dtype::U8, shape, &pixels)
+            .and_then(|view| safetensors::serialize([("images", view)], None))
+            .map_err(|e| Error::data(path, e.to_string()))?;
+        write_bytes_atomic(path, &bytes)?;
+        Ok(chosen.len())
+    }
+
+    /// Which images of these labels, in which order.
+    fn choose(self, labels: &[usize], round: usize, seed: u64) -> Vec<usize> {
+        let mut order: Vec<usize> = (0..labels.len()).collect();
+        let class = seed as usize % labels.iter().max().map_or(1, |last| last + 1);
+        match self {
+            Self::Sorted | Self::Stream => order.sort_by_key(|&index| labels[index]),
+            _ => Rng::stream(seed, 0x574F_5253).shuffle(&mut order),
+        }
+        match self {
+            Self::Few => order.truncate(FEW),
+            Self::MissingClass => order.retain(|&index| labels[index] != class),
+            Self::OneClass => {
+                let (common, mut others): (Vec<usize>, _) = order.iter().partition(|&&index| labels[index] == class);
+                others.truncate(common.len().div_ceil(4));
+                order = [common, others].concat();
+            }
+            Self::Noise => order.truncate(MOST_NOISE),
+            Self::Sorted => {}
+            Self::Stream => order.truncate(labels.len().div_ceil(4)),
+            Self::InARow => order = order.into_iter().skip(round).step_by(ROUNDS).collect(),
+        }
+        order
+    }
+}
+
+impl fmt::Display for Case {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Few => "few",
+            Self::MissingClass => "missing-class",
+            Self::OneClass => "one-class",
+            Self::Noise => "noise",
+            Self::Sorted => "sorted",
+            Self::Stream => "stream",
+            Self::InARow => "in-a-row",
+        })
+    }
+}
+
+/// What an adaptation to a bad target came to. Accuracies are those on all images of the task.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct WorstOutcome {
+    /// The task's name.
+    pub task: String,
+    /// What was wrong.
+    pub case: Case,
+    /// Seed of every random draw.
+    pub seed: u64,
+    /// Which of the adaptations in a row, from 0.
+    pub round: usize,
+    /// Images adapted to.
+    pub images: usize,
+    /// Accuracy of the network that the student would replace.
+    pub replaced: f64,
+    /// The student's.
+    pub accuracy: f64,
+    /// What phase 1 ended with.
+    pub adapted_by: AdaptedBy,
+    /// The gate's verdict on the adapted teacher.
+    pub teacher_gate: Verdict,
+    /// The gate's verdict on the student: whether it is published.
+    pub gate: Verdict,
+    /// More arguments that the run got.
+    pub arguments: Vec<String>,
+    /// Version of this program.
+    pub version: String,
+}
+
+impl WorstOutcome {
+    /// Whether a student was published that should not have been.
+    pub fn is_harmful(&self) -> bool {
+        self.gate.accepted && self.accuracy < self.replaced - TOLERANCE_POINTS
+    }
+
+    pub(super) fn cells(&self) -> Vec<String> {
+        let round = if self.case.rounds() > 1 { format!(" {}", self.round + 1) } else { String::new() };
+        let verdict = match (self.gate.accepted, self.is_harmful()) {
+            (_, true) => "published, **worse**",
+            (true, _) => "published",
+            (false, _) => "refused",
+        };
+        vec![
+            self.task.clone(),
+            format!("{}{round}", self.case),
+            self.seed.to_string(),
+            self.images.to_string(),
+            format!("{:.2}", self.replaced),
+            format!("{:.2}", self.accuracy),
+            format!("{:?}", self.adapted_by).to_lowercase(),
+            format!("{:.3}", self.gate.agreement),
+            verdict.to_string(),
+        ]
+    }
+
+    pub(super) const HEADER: [&'static str; 9] =
+        ["task", "case", "seed", "images", "in use before", "student", "adapted by", "agreement", "gate"];
+}
+
+/// The gate's worth in bad cases: its verdicts beside the points that students lie above what they would replace.
+pub(super) fn validation(outcomes: &[WorstOutcome]) -> Validation {
+    let all: Vec<Judged> =
+        outcomes.iter().map(|o| Judged { verdict: &o.gate, gain: o.accuracy - o.replaced }).collect();
+    Validation::of(&all)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::data::SourceConfig;
+
+    fn labels() -> Vec<usize> {
+        (0..400).map(|index| index % 10).collect()
+    }
+
+    fn count(chosen: &[usize], class: usize) -> usize {
+        chosen.iter().filter(|&&index| labels()[index] == class).count()
+    }
+
+    #[test]
+    fn cases_are_what_they_are_called() {
+        let choose = |case: Case, seed| case.choose(&labels(), 0, seed);
+        assert_eq!(choose(Case::Few, 0).len(), 32);
+        let missing = choose(Case::MissingClass, 3);
+        assert_eq!((missing.len(), count(&missing, 3)), (360, 0));
+        let common = choose(Case::OneClass, 3);
+        assert_eq!((common.len(), count(&common, 3)), (50, 40));
+        assert!(choose(Case::Sorted, 0).is_sorted_by_key(|&index| labels()[index]));
+        let stream = choose(Case::Stream, 0);
+        assert_eq!((stream.len(), count(&stream, 0), count(&stream, 2), count(&stream, 3)), (100, 40, 20, 0));
+        let mut rounds: Vec<usize> = (0..5).flat_map(|round| Case::InARow.choose(&labels(), round, 1)).collect();
+        rounds.sort_unstable();
+        assert_eq!(rounds, (0..400).collect::<Vec<_>>(), "each image in one round");
+    }
+
+    #[test]
+    fn images_are_written_without_labels() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut images = vec![0, 0, 8, 3, 0, 0, 0, 40, 0, 0, 0, 2, 0, 0, 0, 2];
+        images.extend((0..160).map(|byte| byte as u8));
+        let labels: Vec<u8> = [&[0, 0, 8, 1, 0, 0, 0, 40][..], &[0, 1].repeat(20)].concat();
+        let source = Source::idx_from_bytes("pairs", &images, Some(&labels)).unwrap();
+        let path = folder.path().join("case.safetensors");
+        let open = || Source::open(&path, &SourceConfig::default()).unwrap();
+        assert_eq!(Case::Sorted.write(&source, 0, 0, &path).unwrap(), 40);
+        assert_eq!((open().len(), open().label(0)), (40, None));
+        assert_eq!(open().decode(1).unwrap().pixels(), source.decode(2).unwrap().pixels());
+        assert_eq!(Case::Noise.write(&source, 0, 0, &path).unwrap(), 40);
+        assert!((0..40).any(|index| open().decode(index).unwrap().pixels() != source.decode(index).unwrap().pixels()));
+        let unlabelled = Source::idx_from_bytes("pairs", &images, None).unwrap();
+        assert!(Case::Few.write(&unlabelled, 0, 0, &path).unwrap_err().to_string().contains("label"));
+    }
+}

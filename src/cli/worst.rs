@@ -1,0 +1,115 @@
+//! `secateur bench accuracy --worst`: adaptation to targets that nobody would choose.
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+use std::sync::atomic::AtomicBool;
+
+use serde_json::json;
+
+use super::accuracy::{AccuracyArgs, written};
+use super::output::print;
+use crate::accuracy::{Case, Method, Stage, Start, Steps, Task, WorstOutcome, worst_markdown, worst_page};
+use crate::data::{Source, SourceConfig};
+use crate::weights::write_bytes_atomic;
+use crate::{Error, Result};
+
+/// Fraction of the channels that the first adaptation removes.
+const REMOVED: f64 = 0.6;
+
+impl AccuracyArgs {
+    /// Every case on every task with every seed. Adaptations that are done already are not repeated.
+    pub(super) fn run_worst(&self, tasks: &[Task], stop: &AtomicBool) -> Result<()> {
+        let mut outcomes = Vec::new();
+        for task in tasks {
+            let images = Source::open(&task.target, &SourceConfig::default())?;
+            for seed in 0..self.seeds {
+                for case in Case::ALL {
+                    self.worst_case(case, (task, &images), seed, stop, &mut outcomes)?;
+                    let lines: String = outcomes.iter().map(|o| format!("{}\n", json!(o))).collect();
+                    write_bytes_atomic(self.out.join("worst.jsonl"), lines.as_bytes())?;
+                    write_bytes_atomic(self.out.join("worst.md"), worst_markdown(&outcomes).as_bytes())?;
+                    let title = format!("secateur bench accuracy: {}, worst cases", self.suite);
+                    write_bytes_atomic(self.out.join("worst.html"), worst_page(&title, &outcomes).as_bytes())?;
+                }
+            }
+        }
+        if self.json {
+            return outcomes.iter().try_for_each(|outcome| print(&json!(outcome).to_string()));
+        }
+        print(&worst_markdown(&outcomes))
+    }
+
+    fn worst_case(
+        &self,
+        case: Case,
+        (task, images): (&Task, &Source),
+        seed: u64,
+        stop: &AtomicBool,
+        outcomes: &mut Vec<WorstOutcome>,
+    ) -> Result<()> {
+        log::info!("worst case task={} case={case} seed={seed}", task.name);
+        let folder = self.out.join("worst").join(&task.name).join(format!("{case}-seed{seed}"));
+        fs::create_dir_all(&folder).map_err(|e| Error::io("create folder", &folder, e))?;
+        let steps = self.steps(task)?;
+        let (mut in_use, mut replaced) = (task.teacher.clone(), accuracy(&task.teacher, &task.target)?);
+        for round in 0..case.rounds() {
+            let sample = folder.join(format!("images-{round}.safetensors"));
+            let count = case.write(images, round, seed, &sample)?;
+            let stage = stage(&folder, steps, round, seed);
+            let sampled = Task { name: task.name.clone(), teacher: in_use.clone(), target: sample };
+            let report = self.adapt(&stage, &sampled, stop)?;
+            let student = written(&stage.student);
+            let accuracy = accuracy(&student, &task.target)?;
+            let published = report.gate.accepted;
+            outcomes.push(WorstOutcome {
+                task: task.name.clone(),
+                case,
+                seed,
+                round,
+                images: count,
+                replaced,
+                accuracy,
+                adapted_by: report.adapted_by,
+                teacher_gate: report.teacher_gate,
+                gate: report.gate,
+                arguments: self.arguments.clone(),
+                version: env!("CARGO_PKG_VERSION").to_string(),
+            });
+            if published {
+                (in_use, replaced) = (student, accuracy);
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The run of `round`: the first one prunes, those after it only adapt what it left.
+fn stage(folder: &Path, steps: Steps, round: usize, seed: u64) -> Stage {
+    let mut arguments = vec!["--seed".to_string(), seed.to_string()];
+    if round == 0 {
+        arguments.extend(["--budget".to_string(), format!("channels={REMOVED}")]);
+        arguments.extend(Method::Admp.arguments(steps));
+    } else {
+        arguments.extend(Method::Adapted.arguments(steps));
+    }
+    Stage {
+        student: folder.join(format!("student-{round}.safetensors")),
+        report: folder.join(format!("student-{round}.json")),
+        arguments,
+        teacher: Start::Source,
+    }
+}
+
+/// Percentage of the labelled `images` that `model` answers right, as `eval` says.
+fn accuracy(model: &Path, images: &Path) -> Result<f64> {
+    let program = std::env::current_exe().map_err(|e| Error::io("find this program", Path::new("secateur"), e))?;
+    let output = (Command::new(&program).arg("eval").args([model, images]).arg("--json"))
+        .output()
+        .map_err(|e| Error::io("start", &program, e))?;
+    let told = serde_json::from_slice::<serde_json::Value>(&output.stdout).ok();
+    told.and_then(|told| told["accuracy"].as_f64()).ok_or_else(|| {
+        let reason = String::from_utf8_lossy(&output.stderr).trim().to_string();
+        Error::data(model, format!("eval on {} ended with {}: {reason}", images.display(), output.status))
+    })
+}
