@@ -7,7 +7,7 @@ use serde_json::Value;
 use super::workplace::{PER_CLASS, Workplace};
 
 const SUITE: &str = "bench accuracy --suite office31 --data data --teachers teachers --out results --seeds 1 \
-    --methods source,statistics,adapted,prune-then-adapt,taylor,admp --removed 0.5 \
+    --methods source,statistics,adapted,prune-then-adapt,tcp,admp --removed 0.5 \
     --adapt-steps 4 --mask-steps 12 --tune-steps 20 --json";
 const MORE: &str = "-- --batch-size 16 --holdout 0.3 --threads 1";
 
@@ -32,7 +32,7 @@ fn every_method_has_its_figures_and_nothing_is_computed_twice() {
     let first = place.run(&format!("{SUITE} {MORE}")).ends_with(&[0]);
     let rows = outcomes(&first.stdout);
     let methods: Vec<&str> = rows.iter().map(|row| row["method"].as_str().unwrap()).collect();
-    assert_eq!(methods, ["source", "statistics", "adapted", "prune-then-adapt", "taylor", "admp"]);
+    assert_eq!(methods, ["source", "statistics", "adapted", "prune-then-adapt", "tcp", "admp"]);
     for row in &rows {
         assert_eq!(row["task"], "tiny-amazon-to-webcam");
         let right = row["accuracy"].as_f64().unwrap() / 100.0 * (4 * PER_CLASS) as f64;
