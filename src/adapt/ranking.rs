@@ -25,7 +25,7 @@ pub(super) fn rank(context: &Context, params: &Params, teacher: &Answers) -> Res
 }
 
 fn fisher(context: &Context, params: &Params, teacher: &Answers) -> Result<Vec<f64>> {
-    let Context { config, device, groups, parts, .. } = context;
+    let Context { config, device, groups, memory, .. } = context;
     let mut rng = Rng::stream(config.seed, 0x4649_5348);
     let mut order = context.train.clone();
     rng.shuffle(&mut order);
@@ -40,7 +40,7 @@ fn fisher(context: &Context, params: &Params, teacher: &Answers) -> Result<Vec<f
         let sampled: Vec<u32> = probs.iter().map(|row| rng.weighted(row) as u32).collect();
         let labels = Tensor::from_vec(sampled, batch.indices.len(), device)?;
         let mask = Var::ones(groups.len(), candle_core::DType::F32, device)?;
-        let forward = Forward::new(&context.teacher.graph, params, Mode::Eval).in_parts(*parts);
+        let forward = Forward::new(&context.teacher.graph, params, Mode::Eval).sparing(*memory);
         let output = forward.masked(layout.gather(mask.as_tensor())?).run(&batch.to_tensor(device)?)?;
         let loss = loss::cross_entropy(&output.logits, &labels, None)?;
         let store = output.backward(&loss)?;

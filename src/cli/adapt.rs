@@ -141,18 +141,19 @@ impl AdaptArgs {
         );
         let plan = memory_plan(&teacher.graph, &config)?;
         log::info!(
-            "memory planned at_most_mb={} limit_mb={} batch={} parts={}",
+            "memory planned at_most_mb={} limit_mb={} batch={} parts={} recomputes={}",
             plan.bytes / MB,
             config.memory_bytes.map_or("none".to_string(), |bytes| (bytes / MB).to_string()),
             config.batch_size,
-            plan.parts
+            plan.memory.parts,
+            plan.memory.recomputes
         );
         let expected = forecast(&teacher, &config, &device)?;
         log::info!("training expected to take_s={:.0} images_per_s={:.1}", expected.seconds, expected.images_per_s);
         let every = Duration::from_secs(self.checkpoint_every);
         let safety = Safety { checkpoint: Some(checkpoint.clone()), every, stop };
         let job = Job {
-            teacher: &teacher,
+            teacher,
             target: &target,
             source: source.as_ref(),
             config: &config,
@@ -162,7 +163,7 @@ impl AdaptArgs {
             resume,
         };
         let mut observer = Recorded::new(Progress::new(), self.progress.as_deref())?;
-        let outcome = adapt::run(&job, &mut observer)?;
+        let outcome = adapt::run(job, &mut observer)?;
         let written = write_outcome(&outcome, &self.out, self.adapted_out.as_deref(), &report_path)?;
         remove(&checkpoint)?;
         print(&if self.json { summary(&outcome.report).to_string() } else { table(&outcome.report) })?;

@@ -66,7 +66,7 @@ impl DemoArgs {
         );
         let safety = Safety { checkpoint: None, stop, ..Safety::default() };
         let job = Job {
-            teacher: &teacher,
+            teacher,
             target: &target,
             source: None,
             config: &config,
@@ -75,7 +75,7 @@ impl DemoArgs {
             latency_table: None,
             resume: false,
         };
-        let outcome = adapt::run(&job, &mut Progress::new())?;
+        let outcome = adapt::run(job, &mut Progress::new())?;
         if let Some(folder) = &self.out_dir {
             fs::create_dir_all(folder).map_err(|e| Error::io("create folder", folder, e))?;
             write_bytes_atomic(folder.join("teacher.safetensors"), TEACHER)?;
