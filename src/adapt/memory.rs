@@ -2,7 +2,7 @@
 //! network, and what is computed again, to stay within a limit.
 
 use super::config::AdaptConfig;
-use crate::data::DEFAULT_CACHE_BYTES;
+use crate::data::{DEFAULT_CACHE_BYTES, ImageLimits};
 use crate::graph::{Activation, Graph, NodeId, Op};
 use crate::model::{ActivationMemory, LEAST_IMAGES};
 use crate::nn::MOST_DEPTH;
@@ -77,6 +77,14 @@ pub fn memory_plan(graph: &Graph, config: &AdaptConfig) -> Result<MemoryPlan> {
             megabytes(limit)
         ))
     })
+}
+
+/// Most pixels of an image that a run within `memory_bytes` decodes: beyond, decoding alone would take a quarter of them.
+pub fn most_pixels(memory_bytes: Option<u64>) -> u64 {
+    /// Bytes that decoding and scaling take per pixel.
+    const DECODING: u64 = 8;
+    let default = ImageLimits::default().max_pixels;
+    memory_bytes.map_or(default, |bytes| default.min((bytes / (4 * DECODING)).max(1)))
 }
 
 /// Bytes of one image's largest activation.
@@ -174,6 +182,13 @@ mod tests {
         // The image, both convolutions' outputs and what the second reads; the classifier reads three means.
         assert_eq!(kept(&graph, false).iter().sum::<u64>(), 4 * (2 * 16 + 3 * 3 * 16 + 3));
         assert_eq!(kept(&graph, true).iter().sum::<u64>(), 4 * (2 * 16 + 2 * 3 * 16 + 3));
+    }
+
+    #[test]
+    fn images_are_bounded_by_a_limit() {
+        assert_eq!(most_pixels(None), ImageLimits::default().max_pixels);
+        assert_eq!(most_pixels(Some(320_000_000)), 10_000_000);
+        assert_eq!(most_pixels(Some(u64::MAX)), ImageLimits::default().max_pixels);
     }
 
     #[test]

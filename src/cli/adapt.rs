@@ -14,8 +14,8 @@ use super::progress_file::Recorded;
 use super::run_args::{MB, RunArgs};
 use super::signals::stop_flag;
 use crate::adapt::latency::{LatencyTable, TableIdentity, default_path};
-use crate::adapt::{self, AdaptConfig, ImageSet, Job, Outcome, Safety, forecast, memory_plan, page};
-use crate::data::{DEFAULT_CACHE_BYTES, Source, SourceConfig};
+use crate::adapt::{self, AdaptConfig, ImageSet, Job, Outcome, Safety, forecast, memory_plan, most_pixels, page};
+use crate::data::{DEFAULT_CACHE_BYTES, ImageLimits, Source, SourceConfig};
 use crate::weights::write_bytes_atomic;
 use crate::{Error, Result};
 
@@ -120,7 +120,8 @@ impl AdaptArgs {
         }
         let latency_table = self.latency_table.or_else(|| default_path(&identity));
         let open = |path: &Path| -> Result<ImageSet> {
-            let source = Source::open(path, &SourceConfig::default())?;
+            let limits = ImageLimits { max_pixels: most_pixels(config.memory_bytes), ..ImageLimits::default() };
+            let source = Source::open(path, &SourceConfig { limits, ..SourceConfig::default() })?;
             ImageSet::open(source, &teacher.info, DEFAULT_CACHE_BYTES)
         };
         let target = open(&self.target)?;

@@ -78,7 +78,8 @@ pub(super) struct RunArgs {
     #[arg(long, value_name = "N")]
     batch_size: Option<usize>,
     /// Most memory the process may take, as in 600MB: batches then go through the network in parts, each normalised by its
-    /// own statistics. The parts are told at the start [default: no limit]
+    /// own statistics. The parts are told at the start. Images whose decoding would take a quarter of it are left out
+    /// [default: no limit]
     #[arg(long, value_name = "SIZE", value_parser = parse_bytes)]
     memory: Option<u64>,
     /// What is trained: all, head (the classifier), bn (scales and shifts of batch norms) or last:N (layers)
