@@ -132,7 +132,10 @@ pub(super) fn parse_bytes(text: &str) -> Result<u64, String> {
     let (number, unit) = found.ok_or("expected a size such as 600MB")?;
     let number: f64 = number.trim().parse().map_err(|_| format!("expected a size such as 600MB, got {text:?}"))?;
     let bytes = (number * unit).round();
-    if bytes.is_finite() && bytes >= 1.0 { Ok(bytes as u64) } else { Err(format!("{text:?} is no size")) }
+    match bytes.is_finite() && bytes >= 1e6 {
+        true => Ok(bytes as u64),
+        false => Err(format!("expected a size of at least 1MB, such as 600MB, got {text:?}, {bytes} bytes")),
+    }
 }
 
 impl RunArgs {
