@@ -113,6 +113,7 @@ impl AdaptArgs {
         let device = self.compute.device()?;
         let teacher = self.model.load(&self.teacher, &device)?;
         let config = self.run.apply(AdaptConfig::for_model(&teacher.info))?;
+        let plan = memory_plan(&teacher.graph, &config)?;
         let identity = TableIdentity::here(&teacher.graph, config.precision, config.scope);
         if let Some(path) = &self.latency_table {
             // Whatever else the file may be, it is not ours to overwrite.
@@ -140,7 +141,6 @@ impl AdaptArgs {
             target.broken().len(),
             rayon::current_num_threads()
         );
-        let plan = memory_plan(&teacher.graph, &config)?;
         log::info!(
             "memory planned at_most_mb={} limit_mb={} batch={} parts={} recomputes={}",
             plan.bytes / MB,
