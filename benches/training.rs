@@ -81,7 +81,7 @@ fn convolutions(c: &mut Criterion) -> Result<()> {
         let flops = 2 * (BATCH * pixels * conv.out_channels * channels / conv.groups * kh * kw) as u64;
         both_ways(c, name, [Throughput::Elements(flops), Throughput::Elements(2 * flops)], |tape| {
             let (x, weight) = (tape.parameter(x.as_tensor())?, tape.parameter(weight.as_tensor())?);
-            tape.conv2d(&x, &weight, None, &conv)
+            tape.conv2d(&x, &weight, None, &conv, false)
         })?;
     }
     Ok(())

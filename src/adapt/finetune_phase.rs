@@ -29,17 +29,17 @@ impl<'a> FineTunePhase<'a> {
 
 impl Steps for FineTunePhase<'_> {
     fn step(&mut self, step: usize, batch: &Batch, source: Option<&Batch>) -> Result<Metrics> {
-        let Setting { config, device, parts, .. } = self.setting;
+        let Setting { config, device, memory, .. } = self.setting;
         let teacher = self.teacher.logits_of(&batch.indices)?.to_device(device)?;
         let params = self.trainee.student.params();
-        let forward = Forward::new(self.trainee.student.graph(), &params, Mode::Train).in_parts(parts);
+        let forward = Forward::new(self.trainee.student.graph(), &params, Mode::Train).sparing(memory);
         let output = forward.run(&batch.to_tensor(device)?)?;
         let loss = imitation(&output.logits, &teacher)?;
         let mut metrics = vec![("imitation", scalar(&loss)?)];
         let mut grads = Grads::new();
         self.trainee.backward((output, &loss), &mut grads, None)?;
         if let (Some(images), Some(batch)) = (self.setting.source, source) {
-            let (output, replay) = source_loss((&self.trainee.student, &params), images, batch, (device, parts))?;
+            let (output, replay) = source_loss((&self.trainee.student, &params), images, batch, (device, memory))?;
             metrics.push(("source", scalar(&replay)?));
             self.trainee.backward((output, &replay), &mut grads, None)?;
         }

@@ -12,7 +12,7 @@ use super::config::{AdaptConfig, SoftMask};
 use super::memory::memory_plan;
 use super::trial::{StepKind, trial};
 use crate::Result;
-use crate::model::{LEAST_IMAGES, Teacher};
+use crate::model::{ActivationMemory, LEAST_IMAGES, Teacher};
 
 /// Steps of each size; the first warms up, the fastest of the others counts.
 const STEPS: usize = 3;
@@ -20,6 +20,8 @@ const STEPS: usize = 3;
 const PROBE: f64 = 0.7;
 /// Arithmetic of a pass forward, in plain steps: what parts cost that are computed again.
 const FORWARD: f64 = 1.0 / 3.0;
+/// Batch normalisations of a pass forward, in plain steps.
+const NORMALISE: f64 = 0.06;
 
 /// What a run is expected to take.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -35,7 +37,7 @@ pub struct Forecast {
 /// # Errors
 /// As [`trial`].
 pub fn forecast(model: &Teacher, config: &AdaptConfig, device: &Device) -> Result<Forecast> {
-    let parts = memory_plan(&model.graph, config)?.parts;
+    let ActivationMemory { parts, recomputes } = memory_plan(&model.graph, config)?.memory;
     let most = config.batch_size.div_ceil(parts);
     let sizes = [(most / 4).max(LEAST_IMAGES), (most / 2).max(LEAST_IMAGES)];
     let timed = |images: usize| -> Result<(usize, Duration)> {
@@ -44,7 +46,7 @@ pub fn forecast(model: &Teacher, config: &AdaptConfig, device: &Device) -> Resul
         Ok((images, times.into_iter().skip(1).min().unwrap_or_default()))
     };
     let step_s = extrapolate([timed(sizes[0])?, timed(sizes[1])?], config.batch_size);
-    let again = 1.0 + FORWARD * (parts - 1) as f64 / parts as f64;
+    let again = 1.0 + FORWARD * (parts - 1) as f64 / parts as f64 + if recomputes { NORMALISE } else { 0.0 };
     Ok(Forecast {
         images_per_s: config.batch_size as f64 / (step_s * again),
         seconds: step_s * again * plain_steps(config),

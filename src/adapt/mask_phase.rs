@@ -111,7 +111,7 @@ impl<'a> MaskPhase<'a> {
         let hard = self.hard_mask()?;
         let masks = self.layout.gather(&(self.soft(var.as_tensor())? * hard)?)?;
         let params = self.trainee.student.frozen_params();
-        let forward = Forward::new(self.trainee.student.graph(), &params, Mode::Train).in_parts(self.setting.parts);
+        let forward = Forward::new(self.trainee.student.graph(), &params, Mode::Train).sparing(self.setting.memory);
         let output = forward.masked(masks).run(images)?;
         let (labels, weights) = loss::teacher_labels(teacher)?;
         let task = loss::cross_entropy(&output.logits, &labels, Some(&weights))?;
@@ -132,7 +132,7 @@ impl<'a> MaskPhase<'a> {
 
 impl Steps for MaskPhase<'_> {
     fn step(&mut self, step: usize, batch: &Batch, source: Option<&Batch>) -> Result<Metrics> {
-        let Setting { config, device, parts, .. } = self.setting;
+        let Setting { config, device, memory, .. } = self.setting;
         let images = batch.to_tensor(device)?;
         let teacher = self.teacher.logits_of(&batch.indices)?.to_device(device)?;
         let params = self.trainee.student.params();
@@ -141,7 +141,7 @@ impl Steps for MaskPhase<'_> {
 
         // Fit and close on the hard mask.
         let hard = Var::from_tensor(&self.hard_mask()?)?;
-        let forward = Forward::new(self.trainee.student.graph(), &params, Mode::Train).in_parts(parts);
+        let forward = Forward::new(self.trainee.student.graph(), &params, Mode::Train).sparing(memory);
         let output = forward.masked(self.layout.gather(hard.as_tensor())?).run(&images)?;
         let fit = imitation(&output.logits, &teacher)?;
         let distance = loss::discrepancy(&output.logits, &teacher)?;
@@ -154,7 +154,7 @@ impl Steps for MaskPhase<'_> {
         // Close on the soft mask.
         if let Some(soft) = self.soft_values(step)? {
             let values = (hard.as_tensor() * soft)?;
-            let forward = Forward::new(self.trainee.student.graph(), &params, Mode::Train).in_parts(parts);
+            let forward = Forward::new(self.trainee.student.graph(), &params, Mode::Train).sparing(memory);
             let output = forward.masked(self.layout.gather(&values)?).run(&images)?;
             let distance = loss::discrepancy(&output.logits, &teacher)?;
             metrics.push(("soft_discrepancy", scalar(&distance)?));
@@ -162,7 +162,7 @@ impl Steps for MaskPhase<'_> {
             mask_grad.iter_mut().zip(more).for_each(|(sum, g)| *sum += g);
         }
         if let (Some(images), Some(batch)) = (self.setting.source, source) {
-            let (output, replay) = source_loss((&self.trainee.student, &params), images, batch, (device, parts))?;
+            let (output, replay) = source_loss((&self.trainee.student, &params), images, batch, (device, memory))?;
             metrics.push(("source", scalar(&replay)?));
             self.trainee.backward((output, &replay), &mut grads, None)?;
         }

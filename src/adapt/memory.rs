@@ -1,22 +1,21 @@
 //! How much memory a run takes, told from the graph before it starts, and in how many parts a batch has to go through the
-//! network to stay within a limit.
+//! network, and what is computed again, to stay within a limit.
 
 use super::config::AdaptConfig;
-use crate::data::DEFAULT_CACHE_BYTES;
+use crate::data::{DEFAULT_CACHE_BYTES, ImageLimits};
 use crate::graph::{Activation, Graph, NodeId, Op};
-use crate::model::LEAST_IMAGES;
+use crate::model::{ActivationMemory, LEAST_IMAGES};
+use crate::nn::MOST_DEPTH;
 use crate::{Error, Result};
 
 /// The program itself, and decoded images.
 const FIXED: u64 = (56 << 20) + DEFAULT_CACHE_BYTES as u64;
 /// The program itself, where it does nothing but train.
 const PROGRAM: u64 = 40 << 20;
-/// Copies of the parameters in a training step: of those of a run, all but the adapted teacher.
-const STEP_COPIES: u64 = COPIES - 1;
 /// Batches of images in a training step: the one in use, and that one in the kernels' layout.
 const STEP_BATCHES: u64 = 2;
-/// Copies of the parameters: teacher, adapted teacher, variables, momentum, gradients, and one being made.
-const COPIES: u64 = 6;
+/// Copies of the parameters: teacher, variables, momentum, gradients, and those of another loss or a copy being made.
+const COPIES: u64 = 5;
 /// Batches of images: those being prepared, the one in use, and that one in the kernels' layout.
 const BATCHES: u64 = 5;
 /// Activations of a layer that are there at once besides those kept: its gradient, that of its input, and one that waits
@@ -24,19 +23,22 @@ const BATCHES: u64 = 5;
 const PASSING: u64 = 3;
 /// What the allocator holds in holes, one part in this.
 const HOLES: u64 = 8;
+/// A training step that would hold more than this computes cheap activations again, whether a limit is set or not.
+const LARGE_STEP: u64 = 1_200_000_000;
 
 /// Memory of a run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct MemoryPlan {
-    /// Parts that a batch goes through the network in.
-    pub parts: usize,
+    /// How activations are kept.
+    pub memory: ActivationMemory,
     /// Most bytes the process may come to hold in any phase, all that can add to it counted in.
     pub bytes: u64,
     /// Bytes that a process which takes training steps and nothing else is expected to hold at its peak.
     pub step_bytes: u64,
 }
 
-/// The fewest parts with which a run on `graph` stays within `config.memory_bytes`; one part without a limit.
+/// How a run on `graph` stays within `config.memory_bytes` at least cost: in the fewest parts, and if there is a choice
+/// without computing anything again. Without a limit, in one part.
 ///
 /// A pure function of the two, so that a resumed run goes on as it began.
 ///
@@ -51,26 +53,38 @@ pub fn memory_plan(graph: &Graph, config: &AdaptConfig) -> Result<MemoryPlan> {
     let batch = config.batch_size as u64;
     let image = 4 * graph.shape(0).elements().max(trained.shape(0).elements());
     let constant = FIXED + COPIES * graph.cost().bytes + BATCHES * batch * image;
-    let per_image = peak(trained).max(PASSING * largest(graph));
-    let bytes = |parts: usize| constant + config.batch_size.div_ceil(parts) as u64 * (per_image + per_image / HOLES);
-    let plan = |parts: usize| {
-        let step_constant = PROGRAM + STEP_COPIES * graph.cost().bytes + STEP_BATCHES * batch * image;
-        let step_bytes = step_constant + config.batch_size.div_ceil(parts) as u64 * per_image;
-        MemoryPlan { parts, bytes: bytes(parts), step_bytes }
+    let step_constant = PROGRAM + COPIES * graph.cost().bytes + STEP_BATCHES * batch * image;
+    let plan = |memory: ActivationMemory| {
+        let per_image = peak(trained, memory.recomputes).max(PASSING * largest(graph));
+        let images = config.batch_size.div_ceil(memory.parts) as u64;
+        let bytes = constant + images * (per_image + per_image / HOLES);
+        MemoryPlan { memory, bytes, step_bytes: step_constant + images * per_image }
     };
-    let Some(limit) = config.memory_bytes else { return Ok(plan(1)) };
+    let Some(limit) = config.memory_bytes else {
+        let keeping = plan(ActivationMemory::default());
+        let large = keeping.step_bytes > LARGE_STEP;
+        return Ok(if large { plan(ActivationMemory { parts: 1, recomputes: true }) } else { keeping });
+    };
     let most = (config.batch_size / LEAST_IMAGES).max(1);
-    let parts = (1..=most).find(|&parts| bytes(parts) <= limit).ok_or_else(|| {
+    let ways = (1..=most).flat_map(|parts| [false, true].map(|recomputes| ActivationMemory { parts, recomputes }));
+    ways.map(plan).find(|plan| plan.bytes <= limit).ok_or_else(|| {
         let megabytes = |bytes: u64| bytes.div_ceil(1_000_000);
         Error::Config(format!(
             "memory: expected at least {}MB for {} with {} images per step, got {}MB",
-            megabytes(bytes(most)),
+            megabytes(plan(ActivationMemory { parts: most, recomputes: true }).bytes),
             graph.name(),
             config.batch_size,
             megabytes(limit)
         ))
-    })?;
-    Ok(plan(parts))
+    })
+}
+
+/// Most pixels of an image that a run within `memory_bytes` decodes: beyond, decoding alone would take a quarter of them.
+pub fn most_pixels(memory_bytes: Option<u64>) -> u64 {
+    /// Bytes that decoding and scaling take per pixel.
+    const DECODING: u64 = 8;
+    let default = ImageLimits::default().max_pixels;
+    memory_bytes.map_or(default, |bytes| default.min((bytes / (4 * DECODING)).max(1)))
 }
 
 /// Bytes of one image's largest activation.
@@ -80,18 +94,20 @@ fn largest(graph: &Graph) -> u64 {
 
 /// Most bytes of one image's activations at one time: the backward pass frees on its way what lies behind it, so at each
 /// node there is what was kept up to there, and what passes.
-fn peak(graph: &Graph) -> u64 {
+fn peak(graph: &Graph, recomputes: bool) -> u64 {
     let mut kept_so_far = 0;
-    let at = kept(graph).into_iter().enumerate().map(|(id, bytes)| {
+    // What is computed again passes too.
+    let passing = PASSING + u64::from(recomputes);
+    let at = kept(graph, recomputes).into_iter().enumerate().map(|(id, bytes)| {
         kept_so_far += bytes;
-        kept_so_far + PASSING * graph.node_cost(id).activation_bytes
+        kept_so_far + passing * graph.node_cost(id).activation_bytes
     });
     at.max().unwrap_or(0)
 }
 
 /// For each node, bytes of one image's output that a forward pass keeps for the backward pass: what kernels say they read
-/// again.
-fn kept(graph: &Graph) -> Vec<u64> {
+/// again, without what is computed again.
+fn kept(graph: &Graph, recomputes: bool) -> Vec<u64> {
     let (nodes, consumers) = (graph.nodes(), graph.consumers());
     // An activation computed with what is in front of it has no memory of its own.
     let fused = |id: NodeId| match (&nodes[id].op, &consumers[id][..]) {
@@ -116,6 +132,16 @@ fn kept(graph: &Graph) -> Vec<u64> {
         | Op::Flatten
         | Op::Dropout { .. } => false,
     };
+    // As the tape counts.
+    let mut depths: Vec<Option<usize>> = Vec::with_capacity(nodes.len());
+    for node in nodes {
+        let below = node.inputs.iter().filter_map(|&input| depths[input]).max().unwrap_or(0);
+        depths.push(match node.op {
+            Op::BatchNorm { .. } | Op::Add => Some(below + 1).filter(|depth| recomputes && *depth <= MOST_DEPTH),
+            Op::Activation { .. } if fused(node.inputs[0]).is_some() => depths[node.inputs[0]],
+            _ => None,
+        });
+    }
     let is_kept = |id: NodeId| {
         let reads_output = match nodes[id].op {
             Op::MaxPool(_) => true,
@@ -124,7 +150,7 @@ fn kept(graph: &Graph) -> Vec<u64> {
         };
         let readers = fused(id).map_or(&consumers[id], |activation| &consumers[activation]);
         let is_alias = matches!(nodes[id].op, Op::Activation { .. }) && fused(nodes[id].inputs[0]).is_some();
-        !is_alias && (reads_output || readers.iter().any(reads_input))
+        !is_alias && depths[id].is_none() && (reads_output || readers.iter().any(reads_input))
     };
     (0..nodes.len()).map(|id| if is_kept(id) { graph.node_cost(id).activation_bytes } else { 0 }).collect()
 }
@@ -154,21 +180,32 @@ mod tests {
         b.classifier("fc", 2, x);
         let graph = b.finish().unwrap();
         // The image, both convolutions' outputs and what the second reads; the classifier reads three means.
-        assert_eq!(kept(&graph).iter().sum::<u64>(), 4 * (2 * 16 + 3 * 3 * 16 + 3));
+        assert_eq!(kept(&graph, false).iter().sum::<u64>(), 4 * (2 * 16 + 3 * 3 * 16 + 3));
+        assert_eq!(kept(&graph, true).iter().sum::<u64>(), 4 * (2 * 16 + 2 * 3 * 16 + 3));
+    }
+
+    #[test]
+    fn images_are_bounded_by_a_limit() {
+        assert_eq!(most_pixels(None), ImageLimits::default().max_pixels);
+        assert_eq!(most_pixels(Some(320_000_000)), 10_000_000);
+        assert_eq!(most_pixels(Some(u64::MAX)), ImageLimits::default().max_pixels);
     }
 
     #[test]
     fn a_limit_is_kept_by_parts_or_refused() {
         let graph = build("efficientnet_lite0", &ArchOptions { num_classes: 31, input: [3, 224, 224] }).unwrap();
         let free = memory_plan(&graph, &config(&graph, None)).unwrap();
-        assert_eq!(free.parts, 1);
+        assert_eq!(free.memory, ActivationMemory::default());
         let mut last = free;
         for limit in [free.bytes, free.bytes * 3 / 4, free.bytes / 2] {
             let plan = memory_plan(&graph, &config(&graph, Some(limit))).unwrap();
-            assert!(plan.bytes <= limit && plan.parts >= last.parts, "{plan:?} for {limit}");
+            assert!(plan.bytes <= limit && plan.memory.parts >= last.memory.parts, "{plan:?} for {limit}");
             last = plan;
         }
-        assert!(last.parts > 1);
+        assert!(last.memory.parts > 1);
+        let large = build("resnet50", &ArchOptions { num_classes: 31, input: [3, 224, 224] }).unwrap();
+        let config_of_large = AdaptConfig { batch_size: 32, ..config(&large, None) };
+        assert!(memory_plan(&large, &config_of_large).unwrap().memory.recomputes);
         let message = memory_plan(&graph, &config(&graph, Some(1_000_000))).unwrap_err().to_string();
         assert!(message.contains("memory: expected at least") && message.contains("got 1MB"), "{message}");
     }

@@ -32,7 +32,7 @@ pub use drive::Safety;
 pub use forecast::{Forecast, forecast};
 pub use int8::{Int8Outcome, calibrate_int8, int8_gate};
 pub use measure::{latencies_ms, peak_rss_bytes, peak_rss_mb};
-pub use memory::{MemoryPlan, memory_plan};
+pub use memory::{MemoryPlan, memory_plan, most_pixels};
 pub use observer::{Metrics, Observer, Phase, Silent};
 pub use page::{NO_LOSSES, page};
 pub use pass::{Answers, Network, PassConfig, answer, answer_by};

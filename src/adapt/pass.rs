@@ -7,7 +7,7 @@ use candle_core::{Device, Tensor};
 use super::target::{ImageSet, pass_config};
 use crate::data::{LoaderConfig, OrderedPass, Preprocess, Transform};
 use crate::graph::{Graph, NodeId};
-use crate::model::{Forward, Mode, Params, Runner};
+use crate::model::{ActivationMemory, Forward, Mode, Params, Runner};
 use crate::nn::BatchStatistics;
 use crate::rng::Rng;
 use crate::{Error, Result};
@@ -79,8 +79,8 @@ pub struct PassConfig<'a> {
     pub preprocess: &'a Preprocess,
     /// Images per forward.
     pub batch_size: usize,
-    /// Parts that these go through the network in.
-    pub parts: usize,
+    /// How activations are kept.
+    pub memory: ActivationMemory,
     /// Where to compute.
     pub device: &'a Device,
 }
@@ -115,7 +115,7 @@ pub(super) fn answer_views(
     let (mut seen, mut logits, mut features) = (Vec::new(), Vec::new(), Vec::new());
     for batch in OrderedPass::new(images.subset(indices.to_vec())?, transform, pass_config(config.batch_size))? {
         let batch = batch?;
-        let forward = Forward::new(network.graph, network.params, mode).in_parts(config.parts);
+        let forward = Forward::new(network.graph, network.params, mode).sparing(config.memory);
         let output = forward.run(&batch.to_tensor(config.device)?)?;
         logits.push(output.logits.to_device(&Device::Cpu)?);
         features.push(output.features.to_device(&Device::Cpu)?);
@@ -175,7 +175,7 @@ pub fn estimate_statistics(
     let mut batches = 0.0;
     let transform = Transform::Eval(config.preprocess.clone());
     for batch in OrderedPass::new(images.subset(order)?, transform, pass_config(config.batch_size))? {
-        let forward = Forward::new(network.graph, network.params, Mode::Train).in_parts(config.parts);
+        let forward = Forward::new(network.graph, network.params, Mode::Train).sparing(config.memory);
         for (node, batch) in forward.run(&batch?.to_tensor(config.device)?)?.statistics {
             let sum = match sums.remove(&node) {
                 Some((mean, var)) => ((mean + batch.mean)?, (var + batch.var)?),

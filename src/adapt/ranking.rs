@@ -72,13 +72,13 @@ fn mask_gradients(
     mut loss: impl FnMut(&Tensor, &[usize]) -> Result<Tensor>,
     mut add: impl FnMut(&[f32]),
 ) -> Result<()> {
-    let Context { config, device, groups, parts, .. } = context;
+    let Context { config, device, groups, memory, .. } = context;
     let layout = ChannelMask::new(groups, device)?;
     let transform = Transform::Eval(context.teacher.info.preprocess.clone());
     for batch in OrderedPass::new(context.images.subset(order)?, transform, pass_config(config.batch_size))? {
         let batch = batch?;
         let mask = Var::ones(groups.len(), DType::F32, device)?;
-        let forward = Forward::new(&context.teacher.graph, params, Mode::Eval).in_parts(*parts);
+        let forward = Forward::new(&context.teacher.graph, params, Mode::Eval).sparing(*memory);
         let output = forward.masked(layout.gather(mask.as_tensor())?).run(&batch.to_tensor(device)?)?;
         let loss = loss(&output.logits, &batch.indices)?;
         if let Some(gradient) = output.backward(&loss)?.get(&mask) {

@@ -21,15 +21,15 @@ use crate::data::{Augment, Transform};
 use crate::engine::Precision;
 use crate::graph::{ChannelGroups, Graph};
 use crate::loss;
-use crate::model::{CompactModel, Mode, Params, Provenance, Teacher};
+use crate::model::{ActivationMemory, CompactModel, Mode, Params, Provenance, Teacher};
 use crate::prune::Measure;
 use crate::{Error, Result};
 
 /// What a run works on.
 #[derive(Debug)]
 pub struct Job<'a> {
-    /// The frozen teacher.
-    pub teacher: &'a Teacher,
+    /// The teacher. Its parameters are dropped as soon as an adapted teacher has taken its place.
+    pub teacher: Teacher,
     /// The device's own images.
     pub target: &'a ImageSet,
     /// Labelled source images for replay, if the device has any.
@@ -67,8 +67,8 @@ pub(super) struct Context<'a> {
     /// Images the gate judges by.
     pub held: Vec<usize>,
     pub config: &'a AdaptConfig,
-    /// Parts that a batch goes through the network in.
-    pub parts: usize,
+    /// How activations are kept.
+    pub memory: ActivationMemory,
     pub device: &'a Device,
     pub groups: &'a ChannelGroups,
     pub latency_table: Option<&'a Path>,
@@ -77,12 +77,12 @@ pub(super) struct Context<'a> {
 impl<'a> Context<'a> {
     pub fn pass(&self) -> PassConfig<'a> {
         let preprocess = &self.teacher.info.preprocess;
-        PassConfig { preprocess, batch_size: self.config.batch_size, parts: self.parts, device: self.device }
+        PassConfig { preprocess, batch_size: self.config.batch_size, memory: self.memory, device: self.device }
     }
 
     pub fn setting(&self) -> Setting<'a> {
-        let Self { teacher, groups, source, config, parts, device, .. } = *self;
-        Setting { graph: &teacher.graph, groups, source, config, parts, device }
+        let Self { teacher, groups, source, config, memory, device, .. } = *self;
+        Setting { graph: &teacher.graph, groups, source, config, memory, device }
     }
 
     /// Answers of a served network for all readable target images, and how stable they are on those of the gate.
@@ -118,7 +118,9 @@ impl<'a> Context<'a> {
 /// [`crate::Error::Interrupted`] after a requested stop; [`crate::Error::Config`] for settings out of range, a budget
 /// out of reach or a checkpoint of another run; [`crate::Error::Numeric`] if training diverges; errors of reading and
 /// writing.
-pub fn run(job: &Job, observer: &mut dyn Observer) -> Result<Outcome> {
+pub fn run(mut job: Job, observer: &mut dyn Observer) -> Result<Outcome> {
+    let params = std::mem::take(&mut job.teacher.params);
+    let job = &job;
     job.config.validate()?;
     job.config.train.check(&job.teacher.graph)?;
     let plan = memory_plan(&job.teacher.graph, job.config)?;
@@ -128,13 +130,13 @@ pub fn run(job: &Job, observer: &mut dyn Observer) -> Result<Outcome> {
     let groups = ChannelGroups::new(&job.teacher.graph, job.config.scope);
     let (train, held) = job.target.split(job.config.holdout, job.config.seed);
     let context = Context {
-        teacher: job.teacher,
+        teacher: &job.teacher,
         images: job.target,
         source: job.source,
         train,
         held,
         config: job.config,
-        parts: plan.parts,
+        memory: plan.memory,
         device: job.device,
         groups: &groups,
         latency_table: job.latency_table,
@@ -146,8 +148,8 @@ pub fn run(job: &Job, observer: &mut dyn Observer) -> Result<Outcome> {
         log::warn!("the teacher is within the budget as it is, nothing will be removed budget={}", selector.budget());
     }
     stages.note("the teacher answers the target images")?;
-    let before = context.answer(&job.teacher.graph, &job.teacher.params)?;
-    let adapted = stages.adapt_teacher(&before)?;
+    let before = context.answer(&job.teacher.graph, &params)?;
+    let adapted = stages.adapt_teacher(params, &before)?;
     let pruned = match &mut selector {
         Some(selector) => stages.prune(selector, &adapted)?,
         None => Pruned {
@@ -180,8 +182,8 @@ fn finish(
         }
     };
     let accepted = int8.as_ref().filter(|outcome| outcome.verdict.accepted).map(|outcome| &outcome.calibration);
+    // The adapted teacher takes as long as the teacher.
     let networks = [
-        (Network { graph: &teacher.graph, params: &teacher.params }, None),
         (Network { graph: &teacher.graph, params: &adapted.params }, None),
         (Network { graph: &pruned.graph, params: &pruned.params }, accepted),
     ];
@@ -194,9 +196,9 @@ fn finish(
     let identity = stages.identity();
     let report = Report {
         teacher: figures(0, &all, before)?,
-        adapted: figures(1, &all, &adapted.answers)?,
-        student: figures(2, &pruned.keep, &after)?,
-        latency: latency_figures(stages, goal, (&pruned.graph, latencies[2]))?,
+        adapted: figures(0, &all, &adapted.answers)?,
+        student: figures(1, &pruned.keep, &after)?,
+        latency: latency_figures(stages, goal, (&pruned.graph, latencies[1]))?,
         wall_s: stages.wall_s(),
         peak_rss_mb: peak_rss_mb(),
         gate: verdict(stages, (&after, adapted))?,

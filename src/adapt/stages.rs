@@ -216,7 +216,7 @@ impl<'a> Stages<'a> {
 
     /// Phase 1. Goes on with the trained teacher if the gate lets it, else with the better of source and, if the gate lets
     /// them, target statistics by mutual information.
-    pub fn adapt_teacher(&mut self, before: &Answers) -> Result<Adapted> {
+    pub fn adapt_teacher(&mut self, params: Params, before: &Answers) -> Result<Adapted> {
         let context = self.context;
         let mut adapted = match (self.past(Phase::Teacher), self.driver.adapted_by) {
             (Some(checkpoint), Some(by)) => {
@@ -229,7 +229,7 @@ impl<'a> Stages<'a> {
                 };
                 vec![Adapted { params, by, verdict, answers }]
             }
-            _ => self.candidates(before)?,
+            _ => self.candidates(params, before)?,
         };
         if self.driver.candidates.is_empty() {
             self.driver.candidates = adapted.iter().map(|c| c.figures(context.images)).collect::<Result<_>>()?;
@@ -251,20 +251,20 @@ impl<'a> Stages<'a> {
         Ok(adapted)
     }
 
-    fn candidates(&mut self, before: &Answers) -> Result<Vec<Adapted>> {
+    fn candidates(&mut self, params: Params, before: &Answers) -> Result<Vec<Adapted>> {
         let context = self.context;
-        let teacher = context.teacher;
+        let graph = &context.teacher.graph;
         self.note("batch-norm statistics of the target")?;
-        let statistics = self.with_statistics(&teacher.graph, &teacher.params)?;
+        let statistics = self.with_statistics(graph, &params)?;
         let mut candidates = vec![
-            self.candidate(AdaptedBy::Source, teacher.params.clone(), Expect::BetterAnswers, before)?,
+            self.candidate(AdaptedBy::Source, params, Expect::BetterAnswers, before)?,
             self.candidate(AdaptedBy::Statistics, statistics.clone(), Expect::BetterAnswers, before)?,
         ];
         // The classifier is frozen in this phase: with nothing else to train there is nothing to do.
         if context.config.teacher.steps > 0 && context.config.train != TrainScope::Head {
             let mut phase = TeacherPhase::new(context, &statistics)?;
             self.drive(Phase::Teacher, context.config.teacher.steps, &mut phase)?;
-            let trained = self.with_statistics(&teacher.graph, &phase.into_params()?)?;
+            let trained = self.with_statistics(graph, &phase.into_params()?)?;
             let start = context.testimony(&candidates[1].answers)?;
             candidates.push(self.candidate(AdaptedBy::Training, trained, Expect::Kinship(&start), before)?);
         }

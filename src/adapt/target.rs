@@ -32,13 +32,26 @@ impl ImageSet {
         let labels = model_labels(&source, info);
         let images = Arc::new(CachedSource::new(source, cache_bytes));
         let Screened { good, broken } = screen(&images, &ScreenConfig::default())?;
-        if good.len() < FEWEST_IMAGES {
-            return Err(Error::data(
-                images.source().path(),
-                format!("expected at least {FEWEST_IMAGES} readable images, got {}", good.len()),
-            ));
+        let set = Self { images, good, broken, labels };
+        set.enough()?;
+        Ok(set)
+    }
+
+    /// Leaves the readable images after the first `count` out.
+    ///
+    /// # Errors
+    /// [`Error::Data`] if too few are left.
+    pub fn keep_first(&mut self, count: usize) -> Result<()> {
+        self.good.truncate(count);
+        self.enough()
+    }
+
+    fn enough(&self) -> Result<()> {
+        if self.good.len() < FEWEST_IMAGES {
+            let reason = format!("expected at least {FEWEST_IMAGES} readable images, got {}", self.good.len());
+            return Err(Error::data(self.images.source().path(), reason));
         }
-        Ok(Self { images, good, broken, labels })
+        Ok(())
     }
 
     /// Indices of the readable images, ascending.

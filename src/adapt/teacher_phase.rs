@@ -74,13 +74,13 @@ pub(super) fn transfer_loss(
 
 impl Steps for TeacherPhase<'_> {
     fn step(&mut self, step: usize, batch: &Batch, source: Option<&Batch>) -> Result<Metrics> {
-        let Context { config, device, parts, .. } = *self.context;
+        let Context { config, device, memory, .. } = *self.context;
         let teacher = &config.teacher;
         if step.is_multiple_of(teacher.steps.div_ceil(teacher.label_refreshes)) {
             self.refresh_labels(step)?;
         }
         let params = self.trainee.student.params();
-        let forward = Forward::new(self.trainee.student.graph(), &params, Mode::Train).in_parts(parts);
+        let forward = Forward::new(self.trainee.student.graph(), &params, Mode::Train).sparing(memory);
         let output = forward.run(&batch.to_tensor(device)?)?;
         let (total, [information, pseudo]) =
             transfer_loss(&output.logits, &batch.indices, &self.labels, teacher.pseudo_label_weight)?;
@@ -88,7 +88,7 @@ impl Steps for TeacherPhase<'_> {
         let mut grads = Grads::new();
         self.trainee.backward((output, &total), &mut grads, None)?;
         if let (Some(images), Some(batch)) = (self.context.source, source) {
-            let (output, replay) = source_loss((&self.trainee.student, &params), images, batch, (device, parts))?;
+            let (output, replay) = source_loss((&self.trainee.student, &params), images, batch, (device, memory))?;
             metrics.push(("source", scalar(&replay)?));
             self.trainee.backward((output, &replay), &mut grads, None)?;
         }

@@ -10,7 +10,7 @@ use super::target::ImageSet;
 use crate::data::Batch;
 use crate::graph::{ChannelGroups, Graph};
 use crate::loss;
-use crate::model::{Forward, Mode, Output, Params, Student};
+use crate::model::{ActivationMemory, Forward, Mode, Output, Params, Student};
 use crate::nn;
 use crate::optim::{Grads, Optimizer, Sgd, SgdConfig, clip_grad_norm, take_grads};
 use crate::{Error, Result};
@@ -24,8 +24,8 @@ pub(super) struct Setting<'a> {
     /// Labelled images to replay.
     pub source: Option<&'a ImageSet>,
     pub config: &'a AdaptConfig,
-    /// Parts that a batch goes through the network in.
-    pub parts: usize,
+    /// How activations are kept.
+    pub memory: ActivationMemory,
     pub device: &'a Device,
 }
 
@@ -110,7 +110,7 @@ pub(super) fn source_loss(
     student: (&Student, &Params),
     source: &ImageSet,
     batch: &Batch,
-    (device, parts): (&Device, usize),
+    (device, memory): (&Device, ActivationMemory),
 ) -> Result<(Output, Tensor)> {
     let labels = batch
         .indices
@@ -120,7 +120,7 @@ pub(super) fn source_loss(
         })
         .collect::<Result<Vec<u32>>>()?;
     let labels = Tensor::from_vec(labels, batch.indices.len(), device)?;
-    let forward = Forward::new(student.0.graph(), student.1, Mode::Train).in_parts(parts);
+    let forward = Forward::new(student.0.graph(), student.1, Mode::Train).sparing(memory);
     let output = forward.run(&batch.to_tensor(device)?)?;
     let loss = loss::cross_entropy(&output.logits, &labels, None)?;
     Ok((output, loss))

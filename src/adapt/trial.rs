@@ -69,8 +69,8 @@ pub fn trial(
     device: &Device,
 ) -> Result<Vec<Duration>> {
     let groups = ChannelGroups::new(&model.graph, config.scope);
-    let parts = memory_plan(&model.graph, config)?.parts;
-    let setting = Setting { graph: &model.graph, groups: &groups, source: None, config, parts, device };
+    let memory = memory_plan(&model.graph, config)?.memory;
+    let setting = Setting { graph: &model.graph, groups: &groups, source: None, config, memory, device };
     let mut rng = Rng::new(config.seed);
     let (batch, answers) = random_batch(setting, &mut rng)?;
     match kind {

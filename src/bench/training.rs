@@ -31,6 +31,8 @@ pub struct TrainingSpeed {
     pub expected_images_per_s: f64,
     /// Parts that a batch went through the network in.
     pub parts: usize,
+    /// Whether batch normalisations were computed again for the backward pass.
+    pub recomputes: bool,
     /// Most memory a run was expected to take, in MB.
     pub planned_mb: u64,
     /// Memory these steps were expected to take, in MB.
@@ -81,7 +83,8 @@ pub fn training_speed(
         threads: rayon::current_num_threads(),
         images_per_s: config.batch_size as f64 / mean,
         expected_images_per_s: expected.images_per_s,
-        parts: plan.parts,
+        parts: plan.memory.parts,
+        recomputes: plan.memory.recomputes,
         planned_mb: plan.bytes / 1_000_000,
         expected_mb: plan.step_bytes / 1_000_000,
         peak_rss_mb: peak_rss_mb(),

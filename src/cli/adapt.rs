@@ -14,8 +14,8 @@ use super::progress_file::Recorded;
 use super::run_args::{MB, RunArgs};
 use super::signals::stop_flag;
 use crate::adapt::latency::{LatencyTable, TableIdentity, default_path};
-use crate::adapt::{self, AdaptConfig, ImageSet, Job, Outcome, Safety, forecast, memory_plan, page};
-use crate::data::{DEFAULT_CACHE_BYTES, Source, SourceConfig};
+use crate::adapt::{self, AdaptConfig, ImageSet, Job, Outcome, Safety, forecast, memory_plan, most_pixels, page};
+use crate::data::{DEFAULT_CACHE_BYTES, ImageLimits, Source, SourceConfig};
 use crate::weights::write_bytes_atomic;
 use crate::{Error, Result};
 
@@ -113,6 +113,7 @@ impl AdaptArgs {
         let device = self.compute.device()?;
         let teacher = self.model.load(&self.teacher, &device)?;
         let config = self.run.apply(AdaptConfig::for_model(&teacher.info))?;
+        let plan = memory_plan(&teacher.graph, &config)?;
         let identity = TableIdentity::here(&teacher.graph, config.precision, config.scope);
         if let Some(path) = &self.latency_table {
             // Whatever else the file may be, it is not ours to overwrite.
@@ -120,7 +121,8 @@ impl AdaptArgs {
         }
         let latency_table = self.latency_table.or_else(|| default_path(&identity));
         let open = |path: &Path| -> Result<ImageSet> {
-            let source = Source::open(path, &SourceConfig::default())?;
+            let limits = ImageLimits { max_pixels: most_pixels(config.memory_bytes), ..ImageLimits::default() };
+            let source = Source::open(path, &SourceConfig { limits, ..SourceConfig::default() })?;
             ImageSet::open(source, &teacher.info, DEFAULT_CACHE_BYTES)
         };
         let target = open(&self.target)?;
@@ -139,20 +141,20 @@ impl AdaptArgs {
             target.broken().len(),
             rayon::current_num_threads()
         );
-        let plan = memory_plan(&teacher.graph, &config)?;
         log::info!(
-            "memory planned at_most_mb={} limit_mb={} batch={} parts={}",
+            "memory planned at_most_mb={} limit_mb={} batch={} parts={} recomputes={}",
             plan.bytes / MB,
             config.memory_bytes.map_or("none".to_string(), |bytes| (bytes / MB).to_string()),
             config.batch_size,
-            plan.parts
+            plan.memory.parts,
+            plan.memory.recomputes
         );
         let expected = forecast(&teacher, &config, &device)?;
         log::info!("training expected to take_s={:.0} images_per_s={:.1}", expected.seconds, expected.images_per_s);
         let every = Duration::from_secs(self.checkpoint_every);
         let safety = Safety { checkpoint: Some(checkpoint.clone()), every, stop };
         let job = Job {
-            teacher: &teacher,
+            teacher,
             target: &target,
             source: source.as_ref(),
             config: &config,
@@ -162,7 +164,7 @@ impl AdaptArgs {
             resume,
         };
         let mut observer = Recorded::new(Progress::new(), self.progress.as_deref())?;
-        let outcome = adapt::run(&job, &mut observer)?;
+        let outcome = adapt::run(job, &mut observer)?;
         let written = write_outcome(&outcome, &self.out, self.adapted_out.as_deref(), &report_path)?;
         remove(&checkpoint)?;
         print(&if self.json { summary(&outcome.report).to_string() } else { table(&outcome.report) })?;

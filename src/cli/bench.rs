@@ -296,7 +296,7 @@ impl TrainingArgs {
                 true => json!(speed).to_string(),
                 false => format!(
                     "{name}: {:.2} images/s ({:.2} expected of a plain step), {:.0} ms a {} step of {} images, \
-                     {} threads, {} parts, peak memory {} MB ({} expected), a run at most {} MB",
+                     {} threads, {} parts{}, peak memory {} MB ({} expected), a run at most {} MB",
                     speed.images_per_s,
                     speed.expected_images_per_s,
                     speed.step_ms,
@@ -304,6 +304,7 @@ impl TrainingArgs {
                     speed.batch,
                     speed.threads,
                     speed.parts,
+                    if speed.recomputes { ", normalised again" } else { "" },
                     speed.peak_rss_mb,
                     speed.expected_mb,
                     speed.planned_mb

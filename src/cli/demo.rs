@@ -34,6 +34,9 @@ pub(super) struct DemoArgs {
     /// Updates of each phase, for a quick look
     #[arg(long, value_name = "N")]
     steps: Option<usize>,
+    /// The first N images alone, for a quicker one
+    #[arg(long, value_name = "N")]
+    images: Option<usize>,
     /// Keep teacher, adapted teacher, student and report in this folder
     #[arg(long, value_name = "DIR")]
     out_dir: Option<PathBuf>,
@@ -50,7 +53,10 @@ impl DemoArgs {
         let device = self.compute.device()?;
         let teacher = load_teacher(&device)?;
         let source = Source::idx_from_bytes("optdigits", IMAGES, Some(LABELS))?;
-        let target = ImageSet::open(source, &teacher.info, 0)?;
+        let mut target = ImageSet::open(source, &teacher.info, 0)?;
+        if let Some(images) = self.images {
+            target.keep_first(images)?;
+        }
         let mut config = AdaptConfig::for_model(&teacher.info);
         // Shorter than the defaults, so that the demo ends within two minutes on two slow cores.
         (config.teacher.steps, config.teacher.label_refreshes) = (120, 4);
@@ -66,7 +72,7 @@ impl DemoArgs {
         );
         let safety = Safety { checkpoint: None, stop, ..Safety::default() };
         let job = Job {
-            teacher: &teacher,
+            teacher,
             target: &target,
             source: None,
             config: &config,
@@ -75,7 +81,7 @@ impl DemoArgs {
             latency_table: None,
             resume: false,
         };
-        let outcome = adapt::run(&job, &mut Progress::new())?;
+        let outcome = adapt::run(job, &mut Progress::new())?;
         if let Some(folder) = &self.out_dir {
             fs::create_dir_all(folder).map_err(|e| Error::io("create folder", folder, e))?;
             write_bytes_atomic(folder.join("teacher.safetensors"), TEACHER)?;

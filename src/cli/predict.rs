@@ -29,7 +29,7 @@ pub(super) struct PredictArgs {
     #[arg(long, value_name = "FILE", requires = "output")]
     input: Option<PathBuf>,
     /// Where to write the tensor `logits` [N, classes]
-    #[arg(long, value_name = "FILE", requires = "input")]
+    #[arg(long, value_name = "FILE", requires = "input", conflicts_with = "images")]
     output: Option<PathBuf>,
     /// Print one JSON object
     #[arg(long)]

@@ -80,7 +80,8 @@ pub(super) struct RunArgs {
     #[arg(long, value_name = "N")]
     batch_size: Option<usize>,
     /// Most memory the process may take, as in 600MB: batches then go through the network in parts, each normalised by its
-    /// own statistics. The parts are told at the start [default: no limit]
+    /// own statistics. The parts are told at the start. Images whose decoding would take a quarter of it are left out
+    /// [default: no limit]
     #[arg(long, value_name = "SIZE", value_parser = parse_bytes)]
     memory: Option<u64>,
     /// What is trained: all, head (the classifier), bn (scales and shifts of batch norms) or last:N (layers)
@@ -133,7 +134,10 @@ pub(super) fn parse_bytes(text: &str) -> Result<u64, String> {
     let (number, unit) = found.ok_or("expected a size such as 600MB")?;
     let number: f64 = number.trim().parse().map_err(|_| format!("expected a size such as 600MB, got {text:?}"))?;
     let bytes = (number * unit).round();
-    if bytes.is_finite() && bytes >= 1.0 { Ok(bytes as u64) } else { Err(format!("{text:?} is no size")) }
+    match bytes.is_finite() && bytes >= 1e6 {
+        true => Ok(bytes as u64),
+        false => Err(format!("expected a size of at least 1MB, such as 600MB, got {text:?}, {bytes} bytes")),
+    }
 }
 
 impl RunArgs {

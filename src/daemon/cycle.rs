@@ -17,6 +17,7 @@ use super::run::{Plan, Run};
 use super::score::Drift;
 use super::state::State;
 use super::status::Phase;
+use super::teacher;
 use super::tell::Told;
 use super::trigger::{self, Situation};
 use super::watch::Watch;
@@ -255,11 +256,17 @@ impl Cycle {
     /// Starts an adaptation, or goes on with one.
     fn begin(&mut self, reason: String) -> Result<Doing> {
         let goes_on = self.run.is_some();
+        let teacher = teacher::whole(&self.config.daemon, &self.store, &mut self.state)?;
+        let path = self.store.path(self.name(), teacher);
+        if let Some(run) = self.run.as_mut().filter(|run| run.record.teacher != teacher)
+            && self.store.verify(&self.config.daemon.name, run.record.teacher).is_err()
+        {
+            log::warn!("run goes on with another copy of its teacher run={} version={teacher}", run.id);
+            run.take_teacher(teacher, &path)?;
+        }
         let run = match self.run.take() {
             Some(run) => run,
             None => {
-                let teacher = self.state.teacher.map(|record| record.version).unwrap_or(crate::store::Version(1));
-                let path = self.store.path(self.name(), teacher);
                 let plan = Plan { teacher: (teacher, &path), reason: reason.clone(), config: &self.config };
                 Run::create(&self.folders, &self.shared.reservoir(), plan)?
             }

@@ -21,6 +21,7 @@ const IMAGES: &str = "images";
 const RECORD: &str = "run.json";
 const STUDENT: &str = "student.safetensors";
 const REPORT: &str = "report.json";
+const TEACHER: &str = "--teacher";
 
 /// How a run was started; a resumed one is started the same way, whatever the configuration says by then.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -123,6 +124,21 @@ impl Run {
         })
     }
 
+    /// Goes on with another version of the same teacher.
+    ///
+    /// # Errors
+    /// [`Error::Io`] if the record cannot be written; the run is unchanged then.
+    pub fn take_teacher(&mut self, version: Version, file: &Path) -> Result<()> {
+        let mut record = self.record.clone();
+        record.teacher = version;
+        if let Some(named) = record.arguments.iter().position(|argument| argument == TEACHER) {
+            record.arguments[named + 1] = file.display().to_string();
+        }
+        write_bytes_atomic(self.folder.join(RECORD), serde_json::json!(record).to_string().as_bytes())?;
+        self.record = record;
+        Ok(())
+    }
+
     /// The student, once the gate accepted it.
     pub fn student(&self) -> PathBuf {
         self.folder.join(STUDENT)
@@ -198,7 +214,7 @@ fn arguments(folder: &Path, folders: &Folders, teacher: &Path, config: &DaemonCo
     let path = |path: PathBuf| path.display().to_string();
     let mut arguments = vec!["adapt".to_string()];
     let mut add = |name: &str, value: String| arguments.extend([name.to_string(), value]);
-    add("--teacher", path(teacher.to_path_buf()));
+    add(TEACHER, path(teacher.to_path_buf()));
     add("--target", path(folder.join(IMAGES)));
     add("--out", path(folder.join(STUDENT)));
     add("--report", path(folder.join(REPORT)));

@@ -59,6 +59,21 @@ pub(super) fn settle(config: &General, store: &Store, state: &mut State) -> Resu
     Ok(record.version)
 }
 
+/// The teacher's version, its bytes checked. One that is damaged or gone is published anew, and nothing is activated.
+///
+/// # Errors
+/// What is wrong with the version if `daemon.teacher` cannot be published in its place.
+pub(super) fn whole(config: &General, store: &Store, state: &mut State) -> Result<Version> {
+    let known = state.teacher.map_or(Version(1), |record| record.version);
+    let Err(damage) = store.verify(&config.name, known) else { return Ok(known) };
+    let again = stamp(&config.teacher).and_then(|stamp| Ok((publish(config, store)?, stamp)));
+    let Ok((version, (file_bytes, file_unix_ms))) = again else { return Err(damage) };
+    log::warn!("teacher published anew version={version} before={known}: {damage}");
+    state.teacher = Some(TeacherRecord { version, file_bytes, file_unix_ms });
+    state.accept(version);
+    Ok(version)
+}
+
 /// Length and time of change of a model's file.
 fn stamp(path: &Path) -> Result<(u64, u64)> {
     let (file, _) = crate::weights::resolve(path)?;
@@ -83,7 +98,10 @@ fn publish(config: &General, store: &Store) -> Result<Version> {
 /// between that and the note of it, is publishing once.
 pub(super) fn same_or_new(store: &Store, name: &ModelName, file: &Path) -> Result<Version> {
     let sha256 = sha256_file(file)?;
-    let has = |version: &Version| store.manifest(name, *version).is_ok_and(|known| known.model_sha256 == sha256);
+    let has = |version: &Version| {
+        store.manifest(name, *version).is_ok_and(|known| known.model_sha256 == sha256)
+            && store.verify(name, *version).is_ok()
+    };
     match store.versions(name)?.into_iter().rev().find(has) {
         Some(version) => Ok(version),
         None => store.publish(name, file),
@@ -167,6 +185,21 @@ mod tests {
         assert_eq!(place.settle(), (1, 2));
         assert_eq!(place.state.accepted, [Version(2), Version(1)]);
         assert_eq!(same_or_new(&place.store, &place.config.name, &student).unwrap(), version);
+    }
+
+    #[test]
+    fn a_damaged_teacher_is_published_anew_and_no_pointer_moves() {
+        let mut place = Place::new();
+        place.write(1);
+        place.settle();
+        let check = |place: &mut Place| whole(&place.config, &place.store, &mut place.state).map(|version| version.0);
+        assert_eq!(check(&mut place).unwrap(), 1);
+        fs::write(place.store.path(&place.config.name, Version(1)), "damaged").unwrap();
+        assert_eq!([check(&mut place).unwrap(), check(&mut place).unwrap()], [2, 2]);
+        assert_eq!(place.store.active(&place.config.name).unwrap(), Some(Version(1)));
+        fs::write(place.store.path(&place.config.name, Version(2)), "damaged").unwrap();
+        fs::remove_file(&place.config.teacher).unwrap();
+        assert!(matches!(check(&mut place), Err(Error::Damaged { .. })));
     }
 
     #[test]

@@ -45,6 +45,7 @@ struct Record {
     params: Params,
     masks: HashMap<NodeId, Tensor>,
     mode: Mode,
+    memory: ActivationMemory,
 }
 
 impl Record {
@@ -59,7 +60,7 @@ impl Record {
         let Some(graph) = &self.graph else { return Ok(sums) };
         let forward = Forward::new(graph, &self.params, self.mode).masked(self.masks);
         for images in self.earlier.iter().rev() {
-            let mut tape = Tape::new();
+            let mut tape = self.memory.tape();
             let (_, logits) = forward.walk(&mut tape, images)?;
             // Every part leaves the same parameters behind in the same order.
             for ((_, sum), (_, gradient)) in sums.iter_mut().zip(tape.backward(&logits, &part(images.dim(0)?)?)?) {
@@ -125,14 +126,40 @@ pub struct Forward<'a> {
     params: &'a Params,
     backend: Option<Backend>,
     mode: Mode,
-    parts: usize,
+    memory: ActivationMemory,
     masks: HashMap<NodeId, Tensor>,
+}
+
+/// How a pass spares memory for activations.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ActivationMemory {
+    /// A batch is cut into so many parts, as equal as can be and of two images at least, that go through the kernels one
+    /// after the other: memory for activations is that of one part. [`Output::backward`] computes all but the last again,
+    /// a third more arithmetic at most. Gradients are those of the whole batch, with one difference: in mode
+    /// [`Mode::Train`] each part is normalised by statistics of its own, and the statistics returned are their mean
+    /// ("ghost" batch normalisation, Hoffer, Hubara, Soudry 2017, arXiv:1705.08741).
+    pub parts: usize,
+    /// Outputs of batch normalisations are computed again for the backward pass, see [`Tape::recomputing`].
+    pub recomputes: bool,
+}
+
+impl Default for ActivationMemory {
+    /// Everything at once, everything kept.
+    fn default() -> Self {
+        Self { parts: 1, recomputes: false }
+    }
+}
+
+impl ActivationMemory {
+    fn tape(self) -> Tape {
+        if self.recomputes { Tape::new().recomputing() } else { Tape::new() }
+    }
 }
 
 impl<'a> Forward<'a> {
     /// A pass in `mode` without a mask.
     pub fn new(graph: &'a Graph, params: &'a Params, mode: Mode) -> Self {
-        Self { graph, params, backend: None, mode, parts: 1, masks: HashMap::new() }
+        Self { graph, params, backend: None, mode, memory: ActivationMemory::default(), masks: HashMap::new() }
     }
 
     /// Lays per-layer mask vectors (see [`super::ChannelMask::gather`]) over the network.
@@ -147,13 +174,9 @@ impl<'a> Forward<'a> {
         self
     }
 
-    /// Cuts a batch into `parts`, as equal as can be and of two images at least, that go through the kernels one after the
-    /// other: memory for activations is that of one part. [`Output::backward`] computes all but the last again, a third
-    /// more arithmetic at most. Gradients are those of the whole batch, with one difference: in mode [`Mode::Train`] each
-    /// part is normalised by statistics of its own, and the statistics returned are their mean ("ghost" batch
-    /// normalisation, Hoffer, Hubara, Soudry 2017, arXiv:1705.08741).
-    pub fn in_parts(mut self, parts: usize) -> Self {
-        self.parts = parts;
+    /// Spares memory on the CPU; other devices keep everything.
+    pub fn sparing(mut self, memory: ActivationMemory) -> Self {
+        self.memory = memory;
         self
     }
 
@@ -187,7 +210,7 @@ impl<'a> Forward<'a> {
 
     fn run_kernels(&self, images: &Tensor) -> Result<Output> {
         let count = images.dim(0)?;
-        let parts = self.parts.min(count / LEAST_IMAGES).max(1);
+        let parts = self.memory.parts.min(count / LEAST_IMAGES).max(1);
         let mut images: Vec<Tensor> = (0..parts)
             .map(|i| images.narrow(0, i * count / parts, (i + 1) * count / parts - i * count / parts))
             .collect::<std::result::Result<_, _>>()?;
@@ -195,7 +218,7 @@ impl<'a> Forward<'a> {
         for images in &images[..parts - 1] {
             outputs.push(self.walk(&mut Tape::without_gradients(), images)?.0);
         }
-        let mut tape = Tape::new();
+        let mut tape = self.memory.tape();
         let last = images.pop().ok_or_else(|| Error::Shape("expected at least one image, got none".into()))?;
         let (output, logits) = self.walk(&mut tape, &last)?;
         outputs.push(output);
@@ -211,6 +234,7 @@ impl<'a> Forward<'a> {
                 params: if again { self.params.clone() } else { Params::new() },
                 masks: self.masks.clone(),
                 mode: self.mode,
+                memory: self.memory,
             });
         }
         Ok(output)
@@ -252,7 +276,9 @@ impl<'a> Forward<'a> {
                     self.masked_output(ops, id, y)?
                 }
                 op => {
-                    let y = self.compute(ops, (id, op), &inputs)?;
+                    let for_norm = self.mode == Mode::Train
+                        && consumers[id].iter().any(|&reader| matches!(nodes[reader].op, Op::BatchNorm { .. }));
+                    let y = self.compute(ops, (id, op, for_norm), &inputs)?;
                     self.masked_output(ops, id, y)?
                 }
             };
@@ -315,12 +341,17 @@ impl<'a> Forward<'a> {
         }
     }
 
-    fn compute<O: Ops>(&self, ops: &mut O, (id, op): (NodeId, &Op), inputs: &[O::Value]) -> Result<O::Value> {
+    fn compute<O: Ops>(
+        &self,
+        ops: &mut O,
+        (id, op, for_norm): (NodeId, &Op, bool),
+        inputs: &[O::Value],
+    ) -> Result<O::Value> {
         let x = &inputs[0];
         match op {
             Op::Conv2d(conv) => {
                 let (weight, bias) = self.layer(ops, id, conv.bias)?;
-                ops.conv2d(x, &weight, bias.as_ref(), conv)
+                ops.conv2d(x, &weight, bias.as_ref(), conv, for_norm)
             }
             Op::Linear { bias, .. } => {
                 let (weight, bias) = self.layer(ops, id, *bias)?;

@@ -19,7 +19,7 @@ mod teacher;
 pub(crate) mod testing;
 
 pub use compact::{CompactModel, Provenance, metadata};
-pub use forward::{Forward, LEAST_IMAGES, Mode, Output};
+pub use forward::{ActivationMemory, Forward, LEAST_IMAGES, Mode, Output};
 pub use info::ModelInfo;
 pub use mask::ChannelMask;
 pub use runner::{Runner, RunnerConfig, rank};

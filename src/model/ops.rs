@@ -27,6 +27,7 @@ pub(super) trait Ops {
         weight: &Self::Value,
         bias: Option<&Self::Value>,
         conv: &Conv2d,
+        for_norm: bool,
     ) -> Result<Self::Value>;
     fn linear(&mut self, x: &Self::Value, weight: &Self::Value, bias: Option<&Self::Value>) -> Result<Self::Value>;
     fn batch_norm_train(&mut self, x: &Self::Value, norm: Norm<Self::Value>) -> Result<(Self::Value, BatchStatistics)>;
@@ -62,8 +63,15 @@ impl Ops for Tape {
     fn tensor(value: &Value) -> &Tensor {
         value.tensor()
     }
-    fn conv2d(&mut self, x: &Value, weight: &Value, bias: Option<&Value>, conv: &Conv2d) -> Result<Value> {
-        Self::conv2d(self, x, weight, bias, conv)
+    fn conv2d(
+        &mut self,
+        x: &Value,
+        weight: &Value,
+        bias: Option<&Value>,
+        conv: &Conv2d,
+        for_norm: bool,
+    ) -> Result<Value> {
+        Self::conv2d(self, x, weight, bias, conv, for_norm)
     }
     fn linear(&mut self, x: &Value, weight: &Value, bias: Option<&Value>) -> Result<Value> {
         Self::linear(self, x, weight, bias)
@@ -138,7 +146,14 @@ impl Ops for TensorOps {
     fn tensor(value: &Tensor) -> &Tensor {
         value
     }
-    fn conv2d(&mut self, x: &Tensor, weight: &Tensor, bias: Option<&Tensor>, conv: &Conv2d) -> Result<Tensor> {
+    fn conv2d(
+        &mut self,
+        x: &Tensor,
+        weight: &Tensor,
+        bias: Option<&Tensor>,
+        conv: &Conv2d,
+        _for_norm: bool,
+    ) -> Result<Tensor> {
         nn::conv2d(OPS, x, weight, bias, conv)
     }
     fn linear(&mut self, x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Tensor> {

@@ -12,11 +12,15 @@ mod window;
 )]
 mod winograd;
 
+use std::mem::MaybeUninit;
+use std::sync::{Arc, OnceLock};
+
 use candle_core::{CpuStorage, CustomOp2, CustomOp3, Layout, Result as CandleResult, Shape, Tensor};
 
 use super::Backend;
 use super::backend::{Dims, expect_shape};
 use super::host::{self, with_float};
+use super::norm::{Moments, PartialMoments};
 use super::simd::Element;
 use super::tape::{Call, Kernel, Tape, Value, wrong_arity};
 use crate::error::{Error, Result};
@@ -37,8 +41,8 @@ pub fn conv2d(backend: Backend, x: &Tensor, weight: &Tensor, bias: Option<&Tenso
         Backend::Kernels => {
             let (x, weight) = (x.contiguous()?, weight.contiguous()?);
             Ok(match bias {
-                Some(bias) => x.apply_op3(&weight, &bias.contiguous()?, ConvOp(geometry))?,
-                None => x.apply_op2(&weight, ConvOp(geometry))?,
+                Some(bias) => x.apply_op3(&weight, &bias.contiguous()?, ConvOp { geometry, moments: None })?,
+                None => x.apply_op2(&weight, ConvOp { geometry, moments: None })?,
             })
         }
         Backend::TensorOps => tensor_ops::conv2d(x, weight, bias, &geometry),
@@ -68,14 +72,25 @@ pub fn linear(backend: Backend, x: &Tensor, weight: &Tensor, bias: Option<&Tenso
 }
 
 impl Tape {
-    /// See [`conv2d`].
+    /// See [`conv2d`]. With `for_norm`, moments of the result are taken while it is in the caches, for a
+    /// [`Tape::batch_norm_train`] of it: that saves a pass through memory.
     ///
     /// # Errors
     /// As [`conv2d`].
-    pub fn conv2d(&mut self, x: &Value, weight: &Value, bias: Option<&Value>, conv: &Conv2d) -> Result<Value> {
+    pub fn conv2d(
+        &mut self,
+        x: &Value,
+        weight: &Value,
+        bias: Option<&Value>,
+        conv: &Conv2d,
+        for_norm: bool,
+    ) -> Result<Value> {
         let geometry = Geometry::new(Backend::Kernels.dims("conv2d", x.tensor())?, conv)?;
         geometry.check(weight.tensor(), bias.map(Value::tensor))?;
-        self.apply(ConvOp(geometry), &[Some(x), Some(weight), bias].into_iter().flatten().collect::<Vec<_>>())
+        let moments = for_norm.then(Arc::default);
+        let args: Vec<&Value> = [Some(x), Some(weight), bias].into_iter().flatten().collect();
+        let y = self.apply(ConvOp { geometry, moments: moments.clone() }, &args)?;
+        Ok(y.with_moments(moments))
     }
 
     /// See [`linear`].
@@ -91,7 +106,7 @@ impl Tape {
         expect_shape("linear", "weight", weight.tensor(), &[out, features])?;
         let x = self.reshape(x, &[n, 1, 1, features])?;
         let weight = self.reshape(weight, &[out, features, 1, 1])?;
-        let y = self.conv2d(&x, &weight, bias, &Conv2d::new(out, 1))?;
+        let y = self.conv2d(&x, &weight, bias, &Conv2d::new(out, 1), false)?;
         self.reshape(&y, &[n, out])
     }
 }
@@ -157,22 +172,55 @@ impl Geometry {
     }
 }
 
+/// A convolution's result, and moments of its channels band by band: none if nobody asked, or if they were not taken.
+struct Built<T> {
+    values: Vec<T>,
+    moments: Vec<PartialMoments>,
+}
+
+impl<T: Element> Built<T> {
+    /// Values in bands of whole pixels, and where they were asked for, moments of each band.
+    ///
+    /// # Safety
+    /// `fill` writes every element of the band.
+    unsafe fn bands(
+        [len, size, channels]: [usize; 3],
+        for_norm: bool,
+        fill: impl Fn(usize, &mut [MaybeUninit<T>]) + Sync,
+    ) -> Self {
+        let fill_and_look = |band: usize, out: &mut [MaybeUninit<T>]| {
+            fill(band, out);
+            // SAFETY: `fill` has written all of them.
+            for_norm.then(|| unsafe { PartialMoments::of_written(out, channels) })
+        };
+        // SAFETY: the caller's.
+        let (values, moments) = unsafe { host::build_bands(len, size, fill_and_look) };
+        Self { values, moments: moments.into_iter().flatten().collect() }
+    }
+}
+
 /// Arguments: x `[N, H, W, I]`, weight, and bias where there is one.
-struct ConvOp(Geometry);
+struct ConvOp {
+    geometry: Geometry,
+    /// Where moments of the result go, if somebody wants them.
+    moments: Option<Arc<OnceLock<Moments>>>,
+}
 
 impl ConvOp {
     fn forward<T: Element>(&self, x: &[T], weight: &[T], bias: Option<&[T]>) -> (CpuStorage, Shape) {
-        let y = if self.0.is_depthwise() {
-            depthwise::forward(&self.0, x, weight, bias)
-        } else {
-            dense::forward(&self.0, x, weight, bias)
+        let g = &self.geometry;
+        let Built { values, moments } = match g.is_depthwise() {
+            true => depthwise::forward(g, x, weight, bias, self.moments.is_some()),
+            false => dense::forward(g, x, weight, bias, self.moments.is_some()),
         };
-        let Geometry { batch, output: [h, w], out_channels, .. } = self.0;
-        (host::storage(y), (batch, h, w, out_channels).into())
+        if let Some(to) = self.moments.as_ref().filter(|_| !moments.is_empty()) {
+            to.get_or_init(|| Moments::combine(&moments));
+        }
+        (host::storage(values), (g.batch, g.output[0], g.output[1], g.out_channels).into())
     }
 
     fn input_gradient<T: Element>(&self, weight: &Tensor, dy: &Tensor) -> CandleResult<Tensor> {
-        let g = &self.0;
+        let g = &self.geometry;
         let dx = host::read2::<T, _>(&weight.contiguous()?, dy, |weight, dy| match g.is_depthwise() {
             true => depthwise::input_gradient(g, weight, dy),
             false => dense::input_gradient(g, weight, dy),
@@ -181,7 +229,7 @@ impl ConvOp {
     }
 
     fn weight_gradient<T: Element>(&self, x: &Tensor, dy: &Tensor) -> CandleResult<Tensor> {
-        let g = &self.0;
+        let g = &self.geometry;
         let dweight = host::read2::<T, _>(&x.contiguous()?, dy, |x, dy| match g.is_depthwise() {
             true => depthwise::weight_gradient(g, x, dy),
             false => dense::weight_gradient(g, x, dy),
@@ -190,8 +238,8 @@ impl ConvOp {
     }
 
     fn bias_gradient<T: Element>(&self, dy: &Tensor) -> CandleResult<Tensor> {
-        let sums = host::read::<T, _>(dy, |dy| super::norm::column_sums(dy, self.0.out_channels))?;
-        host::tensor(sums, self.0.out_channels)
+        let sums = host::read::<T, _>(dy, |dy| super::norm::column_sums(dy, self.geometry.out_channels))?;
+        host::tensor(sums, self.geometry.out_channels)
     }
 }
 

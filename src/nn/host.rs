@@ -134,12 +134,26 @@ pub(super) unsafe fn build_whole_rows<T: Element>(
     rows: usize,
     f: impl Fn(usize, &mut [MaybeUninit<T>]) + Sync,
 ) -> Vec<T> {
+    // SAFETY: the caller's.
+    unsafe { build_bands(len, width * rows, |band, out| f(band * rows, out)) }.0
+}
+
+/// A new vector of `len` elements in bands of `size` elements, the last one shorter, and what `f` gives for each band, in
+/// order; `f` gets the band's number and memory that nobody has cleared.
+///
+/// # Safety
+/// `f` writes every element of the band.
+pub(super) unsafe fn build_bands<T: Element, R: Send>(
+    len: usize,
+    size: usize,
+    f: impl Fn(usize, &mut [MaybeUninit<T>]) -> R + Sync,
+) -> (Vec<T>, Vec<R>) {
     let mut out = Vec::with_capacity(len);
-    let spare = &mut out.spare_capacity_mut()[..len];
-    spare.par_chunks_mut((width * rows).max(1)).enumerate().for_each(|(i, band)| f(i * rows, band));
+    let bands = out.spare_capacity_mut()[..len].par_chunks_mut(size.max(1)).enumerate();
+    let found = bands.map(|(band, out)| f(band, out)).collect();
     // SAFETY: the bands cover the first `len` elements, and the caller's `f` writes each of them.
     unsafe { out.set_len(len) };
-    out
+    (out, found)
 }
 
 /// Band height that gives every thread a few bands of `rows` rows: enough to balance, few enough to be cheap.

@@ -31,4 +31,4 @@ pub use norm::{BatchNorm, BatchStatistics, NormValues, batch_norm_eval, batch_no
 pub use pool::{avg_pool2d, global_avg_pool, max_pool2d};
 pub use reshape::{concat, flatten, pad_channels, subsample};
 pub use scale::{mask_channels, scale};
-pub use tape::{Call, Kernel, Tape, Value, add_to};
+pub use tape::{Call, Kernel, MOST_DEPTH, Tape, Value, add_to};

@@ -1,6 +1,7 @@
 //! Batch normalisation with an optional activation behind it, fused.
 
 mod kernels;
+mod moments;
 
 use std::sync::{Arc, OnceLock};
 
@@ -8,6 +9,7 @@ use candle_core::{CpuStorage, CustomOp3, DType, Layout, Result as CandleResult, 
 
 use self::kernels::Normaliser;
 pub(super) use self::kernels::column_sums;
+pub(super) use self::moments::{Moments, PartialMoments};
 use super::activation::{optional, with_function};
 use super::backend::expect_shape;
 use super::host::{self, with_float};
@@ -144,14 +146,6 @@ fn missing() -> candle_core::Error {
     candle_core::Error::Msg("batch_norm: statistics are taken in the forward pass".into()).bt()
 }
 
-/// Mean and biased variance per channel, and whether they depend on the input.
-#[derive(Debug)]
-struct Moments {
-    mean: Vec<f64>,
-    var: Vec<f64>,
-    of_batch: bool,
-}
-
 /// Arguments: x `[N, H, W, C]`, weight, bias.
 struct NormOp {
     eps: f64,
@@ -167,10 +161,7 @@ impl NormOp {
     }
 
     fn forward<T: Element>(&self, x: &[T], weight: &[T], bias: &[T]) -> CandleResult<Vec<T>> {
-        self.moments.get_or_init(|| {
-            let (mean, var) = kernels::moments(x, weight.len());
-            Moments { mean, var, of_batch: true }
-        });
+        self.moments.get_or_init(|| Moments::of(x, weight.len()));
         let normaliser = self.normaliser(weight, bias)?;
         Ok(with_function!(self.activation, F => normaliser.forward::<F>(x)))
     }
@@ -209,6 +200,10 @@ impl Kernel for NormOp {
         }
     }
 
+    fn is_cheap(&self) -> bool {
+        true
+    }
+
     fn backward(&self, call: &Call) -> CandleResult<Vec<Option<Tensor>>> {
         let args = [call.arg(0)?, call.arg(1)?, call.arg(2)?];
         let wanted = [call.wanted[0], call.wanted[1], call.wanted[2]];
@@ -223,7 +218,7 @@ impl Tape {
     /// As [`batch_norm_train`].
     pub fn batch_norm_train(&mut self, x: &Value, norm: NormValues) -> Result<(Value, BatchStatistics)> {
         let dims = Backend::Kernels.dims("batch_norm", x.tensor())?;
-        let moments = Arc::new(OnceLock::new());
+        let moments = x.moments();
         let y = self.batch_norm(x, norm, moments.clone())?;
         let Moments { mean, var, .. } = moments.get().ok_or_else(missing)?;
         let count = (dims.batch * dims.size[0] * dims.size[1]) as f64;

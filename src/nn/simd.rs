@@ -26,6 +26,11 @@ pub(super) trait Element: WithDType + Default {
         None
     }
 
+    /// As [`Element::singles`].
+    fn singles_mut(_values: &mut [Self]) -> Option<&mut [f32]> {
+        None
+    }
+
     /// The way back from [`Element::singles`].
     fn from_singles(_values: Vec<f32>) -> Option<Vec<Self>> {
         None
@@ -83,6 +88,10 @@ impl Element for f32 {
         Some(values)
     }
 
+    fn singles_mut(values: &mut [Self]) -> Option<&mut [f32]> {
+        Some(values)
+    }
+
     fn from_singles(values: Vec<f32>) -> Option<Vec<Self>> {
         Some(values)
     }
@@ -108,9 +117,9 @@ pub(super) fn has_avx512() -> bool {
 ///
 /// `$body` takes the same type parameters followed by `const FMA: bool` and must be `#[inline(always)]`.
 macro_rules! simd_fn {
-    ($(#[$meta:meta])* fn $name:ident<$($g:ident: $bound:path),+>($($arg:ident: $ty:ty),* $(,)?) = $body:ident) => {
+    ($(#[$meta:meta])* $vis:vis fn $name:ident<$($g:ident: $bound:path),+>($($arg:ident: $ty:ty),* $(,)?) = $body:ident) => {
         $(#[$meta])*
-        fn $name<$($g: $bound),+>($($arg: $ty),*) {
+        $vis fn $name<$($g: $bound),+>($($arg: $ty),*) {
             #[cfg(target_arch = "x86_64")]
             {
                 #[target_feature(enable = "avx2,fma")]

@@ -85,7 +85,10 @@ impl Store {
     /// The latest whole version that was active before, and the pointer that says so.
     fn before(&self, name: &ModelName) -> Result<(Version, Pointer)> {
         let Some(pointer) = Pointer::read(&self.folder(name))? else {
-            return Err(Error::Usage(format!("{name}: no version is active, so there is none to go back from")));
+            return Err(match self.folder(name).is_dir() {
+                true => Error::Usage(format!("{name}: no version is active, so there is none to go back from")),
+                false => self.unknown_model(name),
+            });
         };
         match self.first_good(name, pointer.earlier.iter().copied()) {
             Some(version) => Ok((version, pointer)),

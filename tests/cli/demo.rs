@@ -6,7 +6,7 @@ use super::program;
 #[test]
 fn the_demo_prints_its_summary_and_keeps_its_files() {
     let folder = tempfile::tempdir().unwrap();
-    let finished = program::run(folder.path(), "demo --steps 1 --json --out-dir kept").ends_with(&[0, 1]);
+    let finished = program::run(folder.path(), "demo --steps 1 --images 16 --json --out-dir kept").ends_with(&[0, 1]);
     let summary = finished.json();
     assert_summary_keys(&summary);
     assert_eq!(summary["gate"]["accepted"], !finished.stderr.contains("the gate refused the student"));
@@ -16,5 +16,7 @@ fn the_demo_prints_its_summary_and_keeps_its_files() {
     for file in ["teacher.safetensors", "adapted.safetensors", "report.json"] {
         assert!(folder.path().join("kept").join(file).exists(), "{file}");
     }
+    assert_eq!(finished.stderr.matches(" meets 16 digits ").count(), 1, "{}", finished.stderr);
     program::run(folder.path(), "inspect kept/adapted.safetensors").ends_with(&[0]);
+    program::run(folder.path(), "demo --images 3").fails_naming(&["at least 8 readable images, got 3"]);
 }

@@ -23,7 +23,7 @@ struct Case {
     mask: Var,
     layout: ChannelMask,
     images: Tensor,
-    parts: usize,
+    memory: ActivationMemory,
 }
 
 impl Case {
@@ -44,7 +44,15 @@ impl Case {
         let mask = Var::from_tensor(&Tensor::from_vec(values, groups.len(), &device).unwrap()).unwrap();
         let layout = ChannelMask::new(&groups, &device).unwrap();
         let images = random_images(&graph, 3, &mut rng).to_dtype(DType::F64).unwrap();
-        Self { graph, vars, buffers, mask, layout, images, parts: 1 }
+        Self {
+            graph,
+            vars,
+            buffers,
+            mask,
+            layout,
+            images,
+            memory: ActivationMemory { parts: 1, recomputes: seed.is_multiple_of(2) },
+        }
     }
 
     /// The same case with its tensors on another device.
@@ -58,7 +66,7 @@ impl Case {
             mask: var(&self.mask),
             layout: ChannelMask::new(&ChannelGroups::new(&self.graph, Scope::All), device).unwrap(),
             images: copy(&self.images),
-            parts: self.parts,
+            memory: self.memory,
         }
     }
 
@@ -71,7 +79,7 @@ impl Case {
         }
         let masks = self.layout.gather(self.mask.as_tensor()).unwrap();
         let forward = Forward::new(&self.graph, &params, mode).masked(masks).with_backend(backend);
-        let forward = forward.in_parts(self.parts);
+        let forward = forward.sparing(self.memory);
         let output = forward.run(&self.images).unwrap();
         let loss = (output.logits.sqr().unwrap() * 0.5).unwrap().sum_all().unwrap();
         let mut store = output.backward(&loss).unwrap();
@@ -148,7 +156,7 @@ fn parts_of_a_batch_have_its_gradients() {
     // Statistics of each part would differ, so it is running ones here.
     let whole = case.gradients(Backend::TensorOps, Mode::Eval, |_| false);
     for parts in [2, 3, 100] {
-        case.parts = parts;
+        case.memory.parts = parts;
         let got = case.gradients(Backend::Kernels, Mode::Eval, |_| false);
         case.agree("parts", (&got, &whole)).unwrap();
     }
@@ -161,8 +169,10 @@ fn each_part_is_normalised_by_itself() {
     let images = random_images(&case.graph, 4, &mut Rng::new(6)).to_dtype(DType::F64).unwrap();
     let mut params = case.buffers.clone();
     params.extend(case.vars.iter().map(|(name, var)| (name.clone(), var.as_tensor().detach())));
-    let run =
-        |images: &Tensor, parts| Forward::new(&case.graph, &params, Mode::Train).in_parts(parts).run(images).unwrap();
+    let run = |images: &Tensor, parts| {
+        let memory = ActivationMemory { parts, recomputes: false };
+        Forward::new(&case.graph, &params, Mode::Train).sparing(memory).run(images).unwrap()
+    };
     let both = run(&images, 2);
     for (i, first) in [0, 2].into_iter().enumerate() {
         let part = run(&images.narrow(0, first, 2).unwrap(), 1);

@@ -10,7 +10,7 @@ use gemm::Parallelism;
 use rayon::prelude::*;
 
 use super::window::{Channels, Window};
-use super::{Geometry, single};
+use super::{Built, Geometry, single};
 use crate::nn::gemm::{Mat, MatMut, add_outer_product, add_product};
 use crate::nn::host::{add_up, band, build_rows, partials, threads};
 use crate::nn::simd::Element;
@@ -95,8 +95,8 @@ fn transpose_filters<T: Element>(from: &[T], to: &mut [T], size: [usize; 2]) {
 }
 
 /// y = gathered x · packed weightᵀ + bias.
-pub(super) fn forward<T: Element>(g: &Geometry, x: &[T], weight: &[T], bias: Option<&[T]>) -> Vec<T> {
-    if let Some(y) = single::forward(g, x, weight, bias) {
+pub(super) fn forward<T: Element>(g: &Geometry, x: &[T], weight: &[T], bias: Option<&[T]>, for_norm: bool) -> Built<T> {
+    if let Some(y) = single::forward(g, x, weight, bias, for_norm) {
         return y;
     }
     let (window, packed) = (Window::forward(g), pack(g, weight));
@@ -106,11 +106,12 @@ pub(super) fn forward<T: Element>(g: &Geometry, x: &[T], weight: &[T], bias: Opt
         Mat::rows(filters, [g.group_out(), filter], filter).t()
     };
     let product = Product { window: &window, source: x, channels: g.in_channels, groups: g.conv.groups };
-    product.build(g.out_rows() * g.out_channels, g.out_channels, multiplier, |y| {
+    let values = product.build(g.out_rows() * g.out_channels, g.out_channels, multiplier, |y| {
         if let Some(bias) = bias {
             y.chunks_exact_mut(bias.len()).for_each(|row| row.copy_from_slice(bias));
         }
-    })
+    });
+    Built { values, moments: Vec::new() }
 }
 
 /// dx = gathered dy · packed weight, class by class of the stride.

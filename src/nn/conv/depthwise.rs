@@ -1,12 +1,21 @@
 //! Depthwise convolution, vectorised over channels.
 
-use std::mem::MaybeUninit;
+#[allow(
+    clippy::needless_range_loop,
+    reason = "register tiles are indexed by constants, so that they stay in registers"
+)]
+mod vectors;
 
-use super::Geometry;
+use std::mem::MaybeUninit;
+use std::ops::Range;
+
 use super::window::Window;
-use crate::nn::host::{add_up, build_whole_rows, partials};
+use super::{Built, Geometry};
+use crate::nn::host::{add_up, band, build_whole_rows, partials};
 use crate::nn::simd::{Element, simd_fn};
 
+/// Values of a band of lines: they are in the second-level cache when its moments are taken.
+const BAND: usize = 1 << 15;
 /// Channels whose sums stay in registers together.
 const LANES: usize = 16;
 
@@ -16,17 +25,22 @@ fn by_tap<T: Element>(weight: &[T], [rows, columns]: [usize; 2]) -> Vec<T> {
 }
 
 /// y = x ∗ weight + bias.
-pub(super) fn forward<T: Element>(g: &Geometry, x: &[T], weight: &[T], bias: Option<&[T]>) -> Vec<T> {
+pub(super) fn forward<T: Element>(g: &Geometry, x: &[T], weight: &[T], bias: Option<&[T]>, for_norm: bool) -> Built<T> {
     let weight = by_tap(weight, [g.in_channels, g.taps()]);
     let (window, [height, width]) = (Window::forward(g), g.output);
     let image = g.input[0] * g.input[1] * g.in_channels;
-    let fill = |line: usize, y: &mut [MaybeUninit<T>]| {
-        let x = &x[line / height * image..][..image];
-        let job = Line { window: &window, x, weight: &weight, bias, row: line % height, first: 0, step: 1 };
-        convolve(&job, g.in_channels, y);
+    let line_len = width * g.out_channels;
+    let lines = (BAND / line_len).clamp(1, band(g.batch * height));
+    let fill = |number: usize, y: &mut [MaybeUninit<T>]| {
+        for (i, y) in y.chunks_exact_mut(line_len).enumerate() {
+            let line = number * lines + i;
+            let x = &x[line / height * image..][..image];
+            let job = Line { window: &window, x, weight: &weight, bias, row: line % height, first: 0, step: 1 };
+            job.write(g.in_channels, y);
+        }
     };
-    // SAFETY: every column of the line is a target.
-    unsafe { build_whole_rows(g.out_rows() * g.out_channels, width * g.out_channels, 1, fill) }
+    // SAFETY: bands are whole lines, and every column of a line is a target.
+    unsafe { Built::bands([g.out_rows() * g.out_channels, lines * line_len, g.out_channels], for_norm, fill) }
 }
 
 /// dx: the same sum over the taps that reach each remainder class of the stride.
@@ -41,7 +55,7 @@ pub(super) fn input_gradient<T: Element>(g: &Geometry, weight: &[T], dy: &[T]) -
             let window = &windows[y % sy * sx + first];
             let x = &dy[n * image..][..image];
             let job = Line { window, x, weight: &weight, bias: None, row: y / sy, first, step: sx };
-            convolve(&job, g.in_channels, dx);
+            job.write(g.in_channels, dx);
         }
     };
     // SAFETY: every column belongs to one remainder class, and is a target of its window.
@@ -58,7 +72,7 @@ pub(super) fn weight_gradient<T: Element>(g: &Geometry, x: &[T], dy: &[T]) -> Ve
         for line in lines {
             let x = &x[line / height * image..][..image];
             let dy = &dy[line * line_len..][..line_len];
-            correlate(&window, line % height, [x, dy], channels, &mut sum);
+            add_line(&window, line % height, [x, dy], channels, &mut sum);
         }
         sum
     });
@@ -88,9 +102,34 @@ struct Reach {
     dx: isize,
 }
 
-#[inline(always)]
-fn convolve_body<T: Element, const FMA: bool>(line: &Line<T>, channels: usize, out: &mut [MaybeUninit<T>]) {
-    let Line { window, row, .. } = *line;
+impl<T: Element> Line<'_, T> {
+    /// Computes the line's pixels of `out`.
+    fn write(&self, channels: usize, out: &mut [MaybeUninit<T>]) {
+        if let (Some(x), Some(weight)) = (T::singles(self.x), T::singles(self.weight)) {
+            let Self { window, row, first, step, .. } = *self;
+            let line = Line { window, x, weight, bias: self.bias.and_then(T::singles), row, first, step };
+            assert!(out.len() > (first + (window.target[1] - 1) * step) * channels);
+            // SAFETY: `T` is f32, and `out` ends behind the last pixel.
+            if unsafe { vectors::convolve(&line, channels, out.as_mut_ptr().cast()) } {
+                return;
+            }
+        }
+        convolve(self, channels, out);
+    }
+}
+
+/// Adds one output line's share of the weight gradient to `sum` `[taps, C]`.
+fn add_line<T: Element>(window: &Window, row: usize, [x, dy]: [&[T]; 2], channels: usize, sum: &mut [T]) {
+    if let (Some(x), Some(dy), Some(sum)) = (T::singles(x), T::singles(dy), T::singles_mut(sum))
+        && vectors::correlate(window, row, x, dy, channels, sum)
+    {
+        return;
+    }
+    correlate(window, row, [x, dy], channels, sum);
+}
+
+/// The taps that read inside the image in target row `row`, and the columns in which all of them do.
+fn reach(window: &Window, row: usize, channels: usize) -> (Vec<Reach>, Range<usize>) {
     let [height, width] = window.source.map(|v| v as isize);
     let mut reaches: Vec<Reach> = Vec::with_capacity(window.taps.len());
     let (mut begin, mut end) = (0, window.target[1]);
@@ -104,9 +143,17 @@ fn convolve_body<T: Element, const FMA: bool>(line: &Line<T>, channels: usize, o
             end = end.min(inside.end);
         }
     }
+    (reaches, begin..end.max(begin))
+}
+
+#[inline(always)]
+fn convolve_body<T: Element, const FMA: bool>(line: &Line<T>, channels: usize, out: &mut [MaybeUninit<T>]) {
+    let Line { window, row, .. } = *line;
+    let width = window.source[1] as isize;
+    let (reaches, inside) = reach(window, row, channels);
     let mut edge = Vec::with_capacity(reaches.len());
     for column in 0..window.target[1] {
-        let taps = if column >= begin && column < end {
+        let taps = if inside.contains(&column) {
             &reaches
         } else {
             let x = (column * window.stride[1]) as isize;
@@ -167,7 +214,7 @@ fn lanes<T: Element, const N: usize, const FMA: bool>(
     }
 }
 
-/// Adds one output line's share of the weight gradient to `sum` `[taps, C]`.
+/// As [`add_line`], for any element type and number of channels.
 #[inline(always)]
 fn correlate_body<T: Element, const FMA: bool>(
     window: &Window,

@@ -5,9 +5,9 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
-use super::Geometry;
 use super::window::{Channels, Window};
-use crate::nn::host::{band, build_whole_rows};
+use super::{Built, Geometry};
+use crate::nn::host::band;
 use crate::nn::simd::isa;
 use crate::simd::epilogue::Epilogue;
 use crate::simd::product::{Panel, PanelProduct, TileShape, product, split_rows};
@@ -21,14 +21,20 @@ const LEAST_ROWS: usize = 96;
 const LEAST_INNER: usize = 16;
 
 /// y = rows of x · weightᵀ + bias.
-pub(super) fn forward(g: &Geometry, x: &[f32], weight: &[f32], bias: Option<&[f32]>) -> Option<Vec<f32>> {
+pub(super) fn forward(
+    g: &Geometry,
+    x: &[f32],
+    weight: &[f32],
+    bias: Option<&[f32]>,
+    for_norm: bool,
+) -> Option<Built<f32>> {
     if g.conv.groups != 1 || !g.out_channels.is_multiple_of(CHANNEL_BLOCK) {
         return None;
     }
     let (window, inner, taps) = (Window::forward(g), g.in_channels, g.taps());
     let packed = Packed::new([taps, inner, g.out_channels], |tap, k, column| weight[(column * inner + k) * taps + tap]);
     let rows = Rows { window: &window, source: x, channels: inner };
-    Some(packed.times(&rows, g.out_rows(), bias))
+    Some(packed.times(&rows, g.out_rows(), bias, for_norm))
 }
 
 /// dx = rows of dy · weight, where the stride is 1.
@@ -44,7 +50,7 @@ pub(super) fn input_gradient(g: &Geometry, weight: &[f32], dy: &[f32]) -> Option
     let value = |tap: usize, k: usize, column: usize| weight[(k * columns + column) * taps + window.taps[tap].index];
     let packed = Packed::new([window.taps.len(), g.out_channels, columns], value);
     let rows = Rows { window: &window, source: dy, channels: g.out_channels };
-    Some(packed.times(&rows, g.batch * g.input[0] * g.input[1], None))
+    Some(packed.times(&rows, g.batch * g.input[0] * g.input[1], None, false).values)
 }
 
 /// Where a product's rows are: what `window` reads of `source`.
@@ -125,15 +131,18 @@ impl Packed {
     }
 
     /// `count` rows times this, plus `bias`.
-    fn times(&self, rows: &Rows, count: usize, bias: Option<&[f32]>) -> Vec<f32> {
+    fn times(&self, rows: &Rows, count: usize, bias: Option<&[f32]>, for_norm: bool) -> Built<f32> {
         let bias = bias.map_or_else(|| vec![0.0; self.columns], <[f32]>::to_vec);
-        let most = (READ_PER_PASS / (self.taps * self.inner).min(4 * self.inner)).max(LEAST_ROWS);
+        let read = (self.taps * self.inner).min(4 * self.inner);
+        // What is looked at again has to be in the cache until then.
+        let most = (READ_PER_PASS / if for_norm { read.max(self.columns) } else { read }).max(LEAST_ROWS);
         let height = band(count).min(most).max(1);
-        let fill = |first: usize, out: &mut [MaybeUninit<f32>]| {
+        let fill = |band: usize, out: &mut [MaybeUninit<f32>]| {
+            let first = band * height;
             self.pass(rows, first..first + out.len() / self.columns, (&bias, out.as_mut_ptr().cast()));
         };
         // SAFETY: the panels cover all columns, and the product writes every row of a panel.
-        unsafe { build_whole_rows(count * self.columns, self.columns, height, fill) }
+        unsafe { Built::bands([count * self.columns, height * self.columns, self.columns], for_norm, fill) }
     }
 
     fn pass(&self, rows: &Rows, range: Range<usize>, (bias, out): (&[f32], *mut f32)) {

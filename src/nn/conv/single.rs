@@ -2,18 +2,25 @@
 //!
 //! Each function gives `None` where there is none: other element types, groups, widths that are no multiple of a vector's.
 
-use super::{Geometry, panels, winograd};
+use super::{Built, Geometry, panels, winograd};
 use crate::nn::simd::Element;
 
 /// The convolution.
-pub(super) fn forward<T: Element>(g: &Geometry, x: &[T], weight: &[T], bias: Option<&[T]>) -> Option<Vec<T>> {
+pub(super) fn forward<T: Element>(
+    g: &Geometry,
+    x: &[T],
+    weight: &[T],
+    bias: Option<&[T]>,
+    for_norm: bool,
+) -> Option<Built<T>> {
     let (x, weight, bias) = (T::singles(x)?, T::singles(weight)?, bias.map(T::singles));
     let bias = match bias {
         Some(bias) => Some(bias?),
         None => None,
     };
-    let y = winograd::forward(g, x, weight, bias).or_else(|| panels::forward(g, x, weight, bias));
-    y.and_then(T::from_singles)
+    let y = winograd::forward(g, x, weight, bias, for_norm);
+    let Built { values, moments } = y.or_else(|| panels::forward(g, x, weight, bias, for_norm))?;
+    Some(Built { values: T::from_singles(values)?, moments })
 }
 
 /// The gradient of its input.
@@ -69,13 +76,13 @@ mod tests {
             let wide = |v: &[f32]| v.iter().map(|v| f64::from(*v)).collect::<Vec<f64>>();
             let (wide_x, wide_weight, wide_dy) = (wide(&x), wide(&weight), wide(&dy));
             let name = format!("{batch} {channels} {size:?} {conv:?}");
-            let y = dense::forward(&g, &wide_x, &wide_weight, Some(&wide(&bias)));
-            assert_near(&name, &dense::forward(&g, &x, &weight, Some(&bias)), &y);
+            let y = dense::forward(&g, &wide_x, &wide_weight, Some(&wide(&bias)), false).values;
+            assert_near(&name, &dense::forward(&g, &x, &weight, Some(&bias), false).values, &y);
             let dx = dense::input_gradient(&g, &wide_weight, &wide_dy);
             assert_near(&name, &dense::input_gradient(&g, &weight, &dy), &dx);
             let dweight = dense::weight_gradient(&g, &wide_x, &wide_dy);
             assert_near(&name, &dense::weight_gradient(&g, &x, &dy), &dweight);
-            by_winograd += usize::from(winograd::forward(&g, &x, &weight, None).is_some());
+            by_winograd += usize::from(winograd::forward(&g, &x, &weight, None, false).is_some());
         }
         assert!(by_winograd >= 2, "{by_winograd} cases took Winograd's way");
     }

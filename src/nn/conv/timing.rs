@@ -52,7 +52,7 @@ fn convolutions_beside_matrix_products() {
         let times = if g.is_depthwise() {
             [
                 Duration::MAX,
-                best(|| drop(depthwise::forward(&g, &x, &weight, None))),
+                best(|| drop(depthwise::forward(&g, &x, &weight, None, false))),
                 best(|| drop(depthwise::input_gradient(&g, &weight, &dy))),
                 best(|| drop(depthwise::weight_gradient(&g, &x, &dy))),
             ]
@@ -66,7 +66,7 @@ fn convolutions_beside_matrix_products() {
             });
             [
                 product,
-                best(|| drop(dense::forward(&g, &x, &weight, None))),
+                best(|| drop(dense::forward(&g, &x, &weight, None, false))),
                 best(|| drop(dense::input_gradient(&g, &weight, &dy))),
                 best(|| drop(dense::weight_gradient(&g, &x, &dy))),
             ]

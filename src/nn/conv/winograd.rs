@@ -9,11 +9,15 @@
 
 mod tiles;
 
+use std::mem::MaybeUninit;
+use std::ops::Range;
+
 use rayon::prelude::*;
 
 use self::tiles::{End, Plane, Spread, Tiles, finish, gather_filters, transform_filters};
-use super::Geometry;
-use crate::nn::host::{split, threads};
+use super::{Built, Geometry};
+use crate::nn::host::{add_up, partials, split, threads};
+use crate::nn::norm::PartialMoments;
 use crate::nn::simd::isa;
 use crate::simd::epilogue::Epilogue;
 use crate::simd::outer::{OuterProduct, outer_product};
@@ -24,8 +28,12 @@ use crate::simd::{CHANNEL_BLOCK, compiled_for, padded};
 const SIDE: usize = 4;
 const SPAN: usize = SIDE + 2;
 const FREQUENCIES: usize = SPAN * SPAN;
-/// Values of scratch a task aims to stay below.
+/// Values of scratch a task aims to stay below: every task reads all filters.
 const SCRATCH: usize = 512 << 10;
+/// The same where filters are small: half of a second-level cache.
+const SMALL_SCRATCH: usize = 128 << 10;
+/// Most values of small transformed filters; each thread has as many sums of a weight gradient for itself.
+const SMALL_FILTERS: usize = 48 << 10;
 /// Values of transformed maps that a weight gradient goes over at a time: what a last-level cache holds.
 const CHUNK: usize = 2 << 20;
 /// Multiply-accumulates in the time of moving one transformed value in and out.
@@ -34,12 +42,18 @@ const TRANSFORM: usize = 10;
 const WEIGHT: usize = 50;
 
 /// y, if this way is the faster one.
-pub(super) fn forward(g: &Geometry, x: &[f32], weight: &[f32], bias: Option<&[f32]>) -> Option<Vec<f32>> {
+pub(super) fn forward(
+    g: &Geometry,
+    x: &[f32],
+    weight: &[f32],
+    bias: Option<&[f32]>,
+    for_norm: bool,
+) -> Option<Built<f32>> {
     let (inputs, padding) = (g.in_channels, g.conv.padding);
     let plane = Plane { values: x, size: g.input, channels: inputs, origin: [padding.top, padding.left] };
     suits(g).then(|| {
         let filters = Filters::new([inputs, g.out_channels], |k, column, tap| weight[(column * inputs + k) * 9 + tap]);
-        convolve(&plane, &Tiles::new(g.batch, g.output), &filters, bias)
+        convolve(&plane, &Tiles::new(g.batch, g.output), &filters, bias, for_norm)
     })
 }
 
@@ -51,7 +65,7 @@ pub(super) fn input_gradient(g: &Geometry, weight: &[f32], dy: &[f32]) -> Option
         let plane = Plane { values: dy, size: g.output, channels: g.out_channels, origin };
         let filters =
             Filters::new([g.out_channels, inputs], |k, column, tap| weight[(k * inputs + column) * 9 + 8 - tap]);
-        convolve(&plane, &Tiles::new(g.batch, g.input), &filters, None)
+        convolve(&plane, &Tiles::new(g.batch, g.input), &filters, None, false).values
     })
 }
 
@@ -115,11 +129,12 @@ impl Filters {
 }
 
 /// The convolution of a plane over tiles of its result.
-fn convolve(plane: &Plane, tiles: &Tiles, filters: &Filters, bias: Option<&[f32]>) -> Vec<f32> {
+fn convolve(plane: &Plane, tiles: &Tiles, filters: &Filters, bias: Option<&[f32]>, for_norm: bool) -> Built<f32> {
     let [inputs, outputs] = filters.size;
     let len = tiles.pixels_before(tiles.rows()) * outputs;
     let per_row = tiles.grid[1] * FREQUENCIES * (inputs + outputs);
-    let tasks = (tiles.rows() * per_row).div_ceil(SCRATCH).next_multiple_of(threads());
+    let scratch = if FREQUENCIES * inputs * outputs <= SMALL_FILTERS { SMALL_SCRATCH } else { SCRATCH };
+    let tasks = (tiles.rows() * per_row).div_ceil(scratch).next_multiple_of(threads());
     let mut out: Vec<f32> = Vec::with_capacity(len);
     let mut rest = &mut out.spare_capacity_mut()[..len];
     let mut bands = Vec::with_capacity(tasks);
@@ -129,7 +144,7 @@ fn convolve(plane: &Plane, tiles: &Tiles, filters: &Filters, bias: Option<&[f32]
         rest = behind;
         bands.push((tiles.of_rows(&rows), band));
     }
-    bands.into_par_iter().for_each(|(range, band)| {
+    let of_band = |(range, band): (Range<usize>, &mut [MaybeUninit<f32>])| {
         let count = range.len();
         let mut scratch: Vec<f32> = Vec::with_capacity(FREQUENCIES * count * (inputs + outputs));
         let transformed = scratch.spare_capacity_mut().as_mut_ptr().cast::<f32>();
@@ -158,17 +173,86 @@ fn convolve(plane: &Plane, tiles: &Tiles, filters: &Filters, bias: Option<&[f32]
                     product(isa(), &product_of, count);
                 }
             }
-            let end = End { tiles, range, channels: outputs, bias, products, out: band };
+            let end = End { tiles, range, channels: outputs, bias, products, out: &mut *band };
             compiled_for!(isa(), finish(end: End = end));
+            for_norm.then(|| PartialMoments::of_written(band, outputs))
         }
-    });
+    };
+    let moments: Vec<Option<PartialMoments>> = bands.into_par_iter().map(of_band).collect();
     // SAFETY: the tiles cover the map, and each wrote its pixels.
     unsafe { out.set_len(len) };
-    out
+    Built { values: out, moments: moments.into_iter().flatten().collect() }
 }
 
 /// The gradient of the filters, `[outputs, inputs, 3, 3]`.
 fn correlate(x: &Plane, dy: &Plane, tiles: &Tiles) -> Vec<f32> {
+    let (inputs, outputs) = (x.channels, dy.channels);
+    let sums = match FREQUENCIES * inputs * outputs <= SMALL_FILTERS {
+        true => add_up(partials(tiles.rows(), |rows| correlate_alone(x, dy, tiles, rows))),
+        false => correlate_together(x, dy, tiles),
+    };
+    let mut dweight = vec![0.0; outputs * inputs * 9];
+    dweight.par_chunks_mut(inputs * 9).enumerate().for_each(|(output, to)| {
+        let from = &sums[output * inputs..];
+        // SAFETY: `from` has one row of whole vectors per frequency.
+        unsafe {
+            compiled_for!(isa(), gather_filters(from: &[f32] = from, step: usize = inputs * outputs, to: &mut [f32] = to));
+        }
+    });
+    dweight
+}
+
+/// Sums over some rows of tiles, `[frequency][outputs][inputs]`, on this thread: the transformed maps never leave its caches.
+fn correlate_alone(x: &Plane, dy: &Plane, tiles: &Tiles, rows: Range<usize>) -> Vec<f32> {
+    let (inputs, outputs) = (x.channels, dy.channels);
+    let per_row = tiles.grid[1] * FREQUENCIES * (inputs + outputs);
+    let chunks = split(rows.len(), (rows.len() * per_row).div_ceil(SMALL_SCRATCH));
+    let most = chunks.iter().map(|rows| rows.len() * tiles.grid[1]).max().unwrap_or(0);
+    let mut transformed: Vec<f32> = Vec::with_capacity(FREQUENCIES * most * (inputs + outputs));
+    let mut sums = vec![0.0; FREQUENCIES * inputs * outputs];
+    for chunk in chunks {
+        let range = tiles.of_rows(&(rows.start + chunk.start..rows.start + chunk.end));
+        let (first, count) = (range.start, range.len());
+        let (maps, gradients) = transformed.spare_capacity_mut().split_at_mut(FREQUENCIES * count * inputs);
+        let of_maps = Spread { is_gradient: false, plane: x, tiles, first, count, out: maps.as_mut_ptr().cast() };
+        let of_gradients = Spread { is_gradient: true, plane: dy, out: gradients.as_mut_ptr().cast(), ..of_maps };
+        // SAFETY: the buffers hold `count` tiles of every frequency, and are complete before they are read.
+        unsafe {
+            of_maps.run(range.clone());
+            of_gradients.run(range);
+            for (f, sum) in sums.chunks_exact_mut(inputs * outputs).enumerate() {
+                add_products(&of_gradients, &of_maps, f, sum.as_mut_ptr(), true);
+            }
+        }
+    }
+    sums
+}
+
+/// Adds to `sum`, or writes there, the product of a frequency's matrices, `[outputs][inputs]`.
+///
+/// # Safety
+/// Both transforms are complete, and `sum` has room for the product.
+unsafe fn add_products(gradients: &Spread, maps: &Spread, frequency: usize, sum: *mut f32, add: bool) {
+    let (inputs, outputs) = (maps.plane.channels, gradients.plane.channels);
+    // SAFETY: the caller's.
+    unsafe {
+        let product = OuterProduct {
+            a: gradients.rows(frequency),
+            a_stride: outputs,
+            b: maps.rows(frequency),
+            b_stride: inputs,
+            out: sum,
+            out_stride: inputs,
+            len: maps.count,
+            size: [outputs, inputs],
+            add,
+        };
+        outer_product(isa(), &product);
+    }
+}
+
+/// As [`correlate_alone`] over all tiles, by all threads together: each frequency's sums belong to one of them.
+fn correlate_together(x: &Plane, dy: &Plane, tiles: &Tiles) -> Vec<f32> {
     let (inputs, outputs) = (x.channels, dy.channels);
     let per_row = tiles.grid[1] * FREQUENCIES * (inputs + outputs);
     let chunks = split(tiles.rows(), (tiles.rows() * per_row).div_ceil(CHUNK));
@@ -192,33 +276,11 @@ fn correlate(x: &Plane, dy: &Plane, tiles: &Tiles) -> Vec<f32> {
         });
         let sums = &mut sums.spare_capacity_mut()[..FREQUENCIES * inputs * outputs];
         sums.par_chunks_mut(inputs * outputs).enumerate().for_each(|(f, sum)| {
-            // SAFETY: both transforms are complete; `sum` has room for the product, and all but the first add to what
-            // the first wrote.
-            unsafe {
-                let product = OuterProduct {
-                    a: of_gradients.rows(f),
-                    a_stride: outputs,
-                    b: of_maps.rows(f),
-                    b_stride: inputs,
-                    out: sum.as_mut_ptr().cast(),
-                    out_stride: inputs,
-                    len: count,
-                    size: [outputs, inputs],
-                    add: chunk > 0,
-                };
-                outer_product(isa(), &product);
-            }
+            // SAFETY: both transforms are complete; all chunks but the first add to what the first wrote.
+            unsafe { add_products(&of_gradients, &of_maps, f, sum.as_mut_ptr().cast(), chunk > 0) };
         });
     }
     // SAFETY: the first chunk wrote all of them.
     unsafe { sums.set_len(FREQUENCIES * inputs * outputs) };
-    let mut dweight = vec![0.0; outputs * inputs * 9];
-    dweight.par_chunks_mut(inputs * 9).enumerate().for_each(|(output, to)| {
-        let from = &sums[output * inputs..];
-        // SAFETY: `from` has one row of whole vectors per frequency.
-        unsafe {
-            compiled_for!(isa(), gather_filters(from: &[f32] = from, step: usize = inputs * outputs, to: &mut [f32] = to));
-        }
-    });
-    dweight
+    sums
 }

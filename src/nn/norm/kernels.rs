@@ -16,52 +16,23 @@ const BLOCK: usize = 1 << 15;
 const WIDE: usize = 256;
 
 /// Elements in a wide row and in a block for `channels` channels.
-fn widths(channels: usize) -> (usize, usize) {
+pub(super) fn widths(channels: usize) -> (usize, usize) {
     let wide = channels * WIDE.div_ceil(channels);
     (wide, wide * (BLOCK / wide).max(1))
 }
 
 /// `values` repeated to `wide` elements.
-fn repeat<T: Element>(values: &[T], wide: usize) -> Vec<T> {
+pub(super) fn repeat<T: Element>(values: &[T], wide: usize) -> Vec<T> {
     values.iter().copied().cycle().take(wide).collect()
 }
 
 /// Adds a wide row's sums into one value per channel.
-fn fold<T: Element>(wide: &[T], into: &mut [f64]) {
+pub(super) fn fold<T: Element>(wide: &[T], into: &mut [f64]) {
     for row in wide.chunks(into.len()) {
         for (sum, v) in into.iter_mut().zip(row) {
             *sum += v.to_f64();
         }
     }
-}
-
-/// Mean and biased variance of each channel.
-///
-/// # Source
-/// Chan, Golub and LeVeque 1979: combination of means and squared deviations of blocks.
-pub(super) fn moments<T: Element>(x: &[T], channels: usize) -> (Vec<f64>, Vec<f64>) {
-    let (wide, block) = widths(channels);
-    let parts = partials(x.len().div_ceil(block), |blocks| {
-        let mut total = Chan::new(channels);
-        for x in x[blocks.start * block..].chunks(block).take(blocks.len()) {
-            let rows = (x.len() / channels) as f64;
-            let (mut sums, mut mean) = (vec![T::ZERO; wide], vec![0.0; channels]);
-            sum(x, &mut sums);
-            fold(&sums, &mut mean);
-            mean.iter_mut().for_each(|m| *m /= rows);
-            let near: Vec<T> = mean.iter().map(|m| T::from_f64(*m)).collect();
-            sums.fill(T::ZERO);
-            squares(x, &repeat(&near, wide), &mut sums);
-            let mut deviations = vec![0.0; channels];
-            fold(&sums, &mut deviations);
-            total.add(&Chan { rows, mean, deviations });
-        }
-        total
-    });
-    let mut total = Chan::new(channels);
-    parts.iter().for_each(|part| total.add(part));
-    let var = total.deviations.iter().map(|d| d / total.rows.max(1.0)).collect();
-    (total.mean, var)
 }
 
 /// The sum of each channel over all rows.
@@ -80,31 +51,6 @@ pub(in crate::nn) fn column_sums<T: Element>(x: &[T], channels: usize) -> Vec<T>
     let mut total = vec![0.0; channels];
     parts.iter().for_each(|part| fold(part, &mut total));
     total.into_iter().map(T::from_f64).collect()
-}
-
-/// Rows seen, their mean and the sum of squared deviations from it, per channel.
-struct Chan {
-    rows: f64,
-    mean: Vec<f64>,
-    deviations: Vec<f64>,
-}
-
-impl Chan {
-    fn new(channels: usize) -> Self {
-        Self { rows: 0.0, mean: vec![0.0; channels], deviations: vec![0.0; channels] }
-    }
-
-    fn add(&mut self, other: &Self) {
-        let rows = self.rows + other.rows;
-        let (share, cross) = (other.rows / rows, self.rows * other.rows / rows);
-        let mine = self.mean.iter_mut().zip(&mut self.deviations);
-        for ((mean, deviations), (m, d)) in mine.zip(other.mean.iter().zip(&other.deviations)) {
-            let delta = m - *mean;
-            *mean += delta * share;
-            *deviations += d + delta * delta * cross;
-        }
-        self.rows = rows;
-    }
 }
 
 /// Gradients of scale and shift.
@@ -268,8 +214,8 @@ fn input_body<T: Element, F: Function, const FMA: bool>(
     }
 }
 
-simd_fn! { fn sum<T: Element>(x: &[T], sums: &mut [T]) = sum_body }
-simd_fn! { fn squares<T: Element>(x: &[T], mean: &[T], sums: &mut [T]) = squares_body }
+simd_fn! { pub(super) fn sum<T: Element>(x: &[T], sums: &mut [T]) = sum_body }
+simd_fn! { pub(super) fn squares<T: Element>(x: &[T], mean: &[T], sums: &mut [T]) = squares_body }
 simd_fn! { fn normalise<T: Element, F: Function>(x: &[T], norm: &Normaliser<T>, y: &mut [MaybeUninit<T>]) = normalise_body }
 simd_fn! {
     fn reduce<T: Element, F: Function>(

@@ -171,8 +171,8 @@ fn normalisation_beside_a_copy() {
     });
     let copy = || host::build_rows(x.len(), 1, 1 << 15, |at, y: &mut [f32]| y.copy_from_slice(&x[at..at + y.len()]));
     report("copy, fresh target", 2.0, &|| drop(copy()));
-    report("moments", 1.0, &|| drop(kernels::moments(&x, channels)));
-    let (mean, var) = kernels::moments(&x, channels);
+    report("moments", 1.0, &|| drop(Moments::of(&x, channels)));
+    let Moments { mean, var, .. } = Moments::of(&x, channels);
     let normaliser = Normaliser::new(&mean, &var, EPS, [&weight, &bias]);
     for function in [None, Some(Activation::Relu6), Some(Activation::Silu)] {
         println!("{function:?}");
