@@ -13,6 +13,8 @@ pub struct GateConfig {
     pub min_agreement: f64,
     /// Least mutual information of the candidate relative to its reference's.
     pub min_information: f64,
+    /// The same for a student: distillation leaves it less sure than a teacher that was trained to be, on the same answers.
+    pub min_student_information: f64,
     /// Least diversity (entropy of the mean prediction) of the candidate relative to its reference's.
     pub min_diversity: f64,
     /// Least stability of the candidate relative to its reference's.
@@ -29,6 +31,7 @@ impl Default for GateConfig {
         Self {
             min_agreement: 0.85,
             min_information: 0.9,
+            min_student_information: 0.8,
             min_diversity: 0.8,
             // Told, not demanded: their bounds are known for digits alone.
             min_stability: 0.0,
@@ -141,7 +144,11 @@ pub fn judge(config: &GateConfig, expect: Expect, candidate: &Testimony, referen
             demand("agreement with what it was trained from", kinship.unwrap_or(f64::NAN), config.min_kinship);
         }
     }
-    demand("mutual information", new.information, config.min_information * old.information);
+    let share = match expect {
+        Expect::SameAnswers => config.min_student_information,
+        Expect::BetterAnswers | Expect::Kinship(_) | Expect::RoundedAnswers => config.min_information,
+    };
+    demand("mutual information", new.information, share * old.information);
     demand("diversity of the predictions", new.diversity, config.min_diversity * old.diversity);
     if let (Some(new), Some(old)) = (new.stability, old.stability) {
         demand("stability under changes of the image", new, config.min_stability * old);
@@ -196,6 +203,16 @@ mod tests {
             assert!(!verdict.accepted);
             assert!(verdict.reason.contains("mutual information"), "{}", verdict.reason);
         }
+    }
+
+    #[test]
+    fn a_student_may_be_less_sure_but_not_unsure() {
+        let informed = |scale: f32| logits(&[[scale, 0., 0.], [0., scale, 0.], [0., 0., scale], [scale, 0., 0.]]);
+        let judged = |expect, scale| judge(&few(), expect, &informed(scale), &sure()).unwrap();
+        let (softer, soft) = (judged(Expect::SameAnswers, 4.2), judged(Expect::SameAnswers, 2.5));
+        let kept = softer.candidate.information / softer.reference.information;
+        assert!((0.8..0.9).contains(&kept) && softer.accepted, "{kept} {}", softer.reason);
+        assert!(!judged(Expect::BetterAnswers, 4.2).accepted && !soft.accepted, "{}", soft.reason);
     }
 
     #[test]
