@@ -131,8 +131,9 @@ impl Run {
     pub fn take_teacher(&mut self, version: Version, file: &Path) -> Result<()> {
         let mut record = self.record.clone();
         record.teacher = version;
-        if let Some(named) = record.arguments.iter().position(|argument| argument == TEACHER) {
-            record.arguments[named + 1] = file.display().to_string();
+        let named = record.arguments.iter().position(|argument| argument == TEACHER);
+        if let Some(path) = named.and_then(|named| record.arguments.get_mut(named + 1)) {
+            *path = file.display().to_string();
         }
         write_bytes_atomic(self.folder.join(RECORD), serde_json::json!(record).to_string().as_bytes())?;
         self.record = record;

@@ -139,7 +139,7 @@ pub struct ActivationMemory {
     /// [`Mode::Train`] each part is normalised by statistics of its own, and the statistics returned are their mean
     /// ("ghost" batch normalisation, Hoffer, Hubara, Soudry 2017, arXiv:1705.08741).
     pub parts: usize,
-    /// Outputs of batch normalisations are computed again for the backward pass, see [`Tape::recomputing`].
+    /// Batch normalisations and sums are computed again for the backward pass, see [`Tape::recomputing`].
     pub recomputes: bool,
 }
 
