@@ -113,6 +113,7 @@ const THREADS_PER_PROCESSOR: usize = 8;
 impl ComputeArgs {
     /// Sets the number of threads and opens the device.
     pub fn device(&self) -> Result<Device> {
+        let mut pool = rayon::ThreadPoolBuilder::new();
         if let Some(threads) = self.threads {
             let most = THREADS_PER_PROCESSOR * std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
             if usize::from(threads) > most {
@@ -120,11 +121,10 @@ impl ComputeArgs {
                     "--threads {threads}: expected at most {most}, {THREADS_PER_PROCESSOR} for each processor"
                 )));
             }
-            rayon::ThreadPoolBuilder::new()
-                .num_threads(usize::from(threads))
-                .build_global()
-                .map_err(|e| Error::Config(format!("--threads {threads}: {e}")))?;
+            pool = pool.num_threads(usize::from(threads));
         }
+        // This thread is one of them: from outside, each parallel loop would wake another thread and wait for it.
+        pool.use_current_thread().build_global().map_err(|e| Error::Config(format!("threads: {e}")))?;
         let index = match self.device.split_once(':') {
             None if self.device == "cpu" => return Ok(Device::Cpu),
             None if self.device == "cuda" => 0,

@@ -3,6 +3,7 @@
 //! Work is cut by index alone and partial sums are added in index order: results depend on the number of
 //! threads, never on which thread was faster.
 
+use std::cell::Cell;
 use std::mem::MaybeUninit;
 use std::ops::Range;
 
@@ -93,15 +94,36 @@ pub(super) fn threads() -> usize {
     rayon::current_num_threads().max(1)
 }
 
+/// Calls `f` with memory for `len` values that this thread keeps: a buffer made anew for each task would wander between
+/// threads, and be in the wrong one's caches.
+pub(super) fn with_scratch<R>(len: usize, f: impl FnOnce(&mut [MaybeUninit<f32>]) -> R) -> R {
+    thread_local! {
+        static SCRATCH: Cell<Vec<f32>> = const { Cell::new(Vec::new()) };
+    }
+    // Taken out, so that `f` may need some, too.
+    let mut scratch = SCRATCH.take();
+    if scratch.capacity() < len {
+        scratch = Vec::with_capacity(len);
+    }
+    let result = f(&mut scratch.spare_capacity_mut()[..len]);
+    SCRATCH.set(scratch);
+    result
+}
+
 /// Cuts `0..len` into at most `parts` contiguous ranges of nearly equal, never zero, length.
 pub(super) fn split(len: usize, parts: usize) -> Vec<Range<usize>> {
     let parts = parts.clamp(1, len.max(1));
     (0..parts).map(|i| i * len / parts..(i + 1) * len / parts).filter(|r| !r.is_empty()).collect()
 }
 
-/// Computes one partial result per thread over `0..len`; results come in index order.
-pub(super) fn partials<A: Send>(len: usize, f: impl Fn(Range<usize>) -> A + Send + Sync) -> Vec<A> {
-    split(len, threads()).into_par_iter().map(f).collect()
+/// Values that are added up in no time.
+const SMALL_PARTIAL: usize = 48 << 10;
+
+/// Computes partial results of `size` values over `0..len`; they come in index order. One per thread, or a few where they
+/// are small: a thread that comes late takes fewer then.
+pub(super) fn partials<A: Send>(len: usize, size: usize, f: impl Fn(Range<usize>) -> A + Send + Sync) -> Vec<A> {
+    let parts = if size <= SMALL_PARTIAL { 4 * threads() } else { threads() };
+    split(len, parts).into_par_iter().map(f).collect()
 }
 
 /// A new vector of `len` elements whose disjoint bands of whole rows threads fill; `f` gets the first row's index

@@ -12,14 +12,19 @@ use crate::error::{Error, Result};
 /// # Errors
 /// [`Error::Shape`] if a stride is zero or `x` does not have rank 4.
 pub fn subsample(backend: Backend, x: &Tensor, stride: [usize; 2]) -> Result<Tensor> {
+    let len = kept(backend, x, stride)?;
+    let slide = Slide { first_dim: backend.height_dim(), stride, len };
+    let mut views = shifted(x, slide, std::iter::once([0, 0]))?;
+    views.pop().ok_or_else(|| Error::Shape("subsample: nothing left".into()))
+}
+
+/// Rows and columns that [`subsample`] keeps.
+fn kept(backend: Backend, x: &Tensor, stride: [usize; 2]) -> Result<[usize; 2]> {
     let dims = backend.dims("subsample", x)?;
     if stride.contains(&0) {
         return Err(Error::Shape(format!("subsample: expected strides of at least 1, got {stride:?}")));
     }
-    let len = [dims.size[0].div_ceil(stride[0]), dims.size[1].div_ceil(stride[1])];
-    let slide = Slide { first_dim: backend.height_dim(), stride, len };
-    let mut views = shifted(x, slide, std::iter::once([0, 0]))?;
-    views.pop().ok_or_else(|| Error::Shape("subsample: nothing left".into()))
+    Ok([dims.size[0].div_ceil(stride[0]), dims.size[1].div_ceil(stride[1])])
 }
 
 /// Adds `before` channels of zeros in front and `after` behind.
@@ -72,8 +77,8 @@ impl Tape {
     /// # Errors
     /// As [`subsample`].
     pub fn subsample(&mut self, x: &Value, stride: [usize; 2]) -> Result<Value> {
-        subsample(Backend::Kernels, x.tensor(), stride)?;
-        self.apply(Move::Subsample(stride), &[x])
+        let len = kept(Backend::Kernels, x.tensor(), stride)?;
+        self.apply(Move::Subsample(stride, len), &[x])
     }
 
     /// See [`pad_channels`].
@@ -113,7 +118,8 @@ impl Tape {
 
 /// One of these on a tape.
 enum Move {
-    Subsample([usize; 2]),
+    /// Strides, and rows and columns that are kept.
+    Subsample([usize; 2], [usize; 2]),
     PadChannels(usize, usize),
     Concat,
     Flatten,
@@ -124,7 +130,7 @@ impl Kernel for Move {
     fn forward(&self, args: &[&Tensor]) -> CandleResult<Tensor> {
         let [x, ..] = args else { return Err(wrong_arity("reshape", args)) };
         let moved = match self {
-            Self::Subsample(stride) => subsample(Backend::Kernels, x, *stride),
+            Self::Subsample(stride, len) => return gather(x, *stride, *len),
             Self::PadChannels(before, after) => pad_channels(Backend::Kernels, x, *before, *after),
             Self::Concat => concat(Backend::Kernels, args),
             Self::Flatten => flatten(Backend::Kernels, x),
@@ -136,7 +142,7 @@ impl Kernel for Move {
     fn backward(&self, call: &Call) -> CandleResult<Vec<Option<Tensor>>> {
         let (dy, shape) = (call.gradient, &call.shapes[0]);
         let dx = match self {
-            Self::Subsample(stride) => spread(dy, shape, *stride)?,
+            Self::Subsample(stride, _) => spread(dy, shape, *stride)?,
             Self::PadChannels(before, _) => dy.narrow(3, *before, shape.dims()[3])?.contiguous()?,
             Self::Concat => {
                 let mut first = 0;
@@ -164,6 +170,23 @@ impl Kernel for Move {
         // A vector's flattened map may be the map itself.
         matches!(self, Self::Reshape(_) | Self::Flatten)
     }
+}
+
+/// [`subsample`] to `len` rows and columns, in one pass.
+fn gather(x: &Tensor, stride: [usize; 2], [rows, columns]: [usize; 2]) -> CandleResult<Tensor> {
+    let (batch, height, width, channels) = x.dims4()?;
+    with_float!(x.dtype(), T => {
+        let y = host::read::<T, _>(&x.contiguous()?, |x| {
+            host::build_rows(batch * rows * columns * channels, columns * channels, 1, |line, y| {
+                let (n, row) = (line / rows, line % rows);
+                let line = &x[(n * height + row * stride[0]) * width * channels..][..width * channels];
+                for (to, from) in y.chunks_exact_mut(channels).zip(line.chunks(stride[1] * channels)) {
+                    to.copy_from_slice(&from[..channels]);
+                }
+            })
+        })?;
+        host::tensor(y, (batch, rows, columns, channels))
+    })
 }
 
 /// The gradient of [`subsample`]: `dy` at the kept rows and columns, zero elsewhere.

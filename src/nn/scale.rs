@@ -80,7 +80,7 @@ impl ScaleOp {
             total
         };
         let totals: Vec<f64> = if self.gates == 1 {
-            let parts = partials(x.len() / channels, |rows| {
+            let parts = partials(x.len() / channels, channels, |rows| {
                 let range = rows.start * channels..rows.end * channels;
                 sum_up(&x[range.clone()], &dy[range])
             });

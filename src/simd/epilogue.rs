@@ -25,6 +25,11 @@ impl Epilogue {
         let smooth = activation.filter(|a| !matches!(a, Activation::Relu | Activation::Relu6));
         Self { low, high, smooth }
     }
+
+    /// Whether there is a bound.
+    pub fn clamps(&self) -> bool {
+        self.low > f32::NEG_INFINITY || self.high < f32::INFINITY
+    }
 }
 
 /// Clamps; NaN stays NaN.

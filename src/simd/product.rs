@@ -284,14 +284,19 @@ unsafe fn tile<V: Vector, const R: usize, const W: usize>(
             V::multiply(&mut acc, rows, panel, s.len);
         }
         if s.last {
-            let (low, high) = (V::splat(p.epilogue.low), V::splat(p.epilogue.high));
-            for r in 0..R {
-                for w in 0..W {
-                    let mut x = acc[r][w];
-                    if !p.residual.is_null() {
-                        x = x.add(load(p.residual.add((row + r) * p.residual_stride), w));
+            if !p.residual.is_null() {
+                for r in 0..R {
+                    for w in 0..W {
+                        acc[r][w] = acc[r][w].add(load(p.residual.add((row + r) * p.residual_stride), w));
                     }
-                    acc[r][w] = clamp(x, low, high);
+                }
+            }
+            if p.epilogue.clamps() {
+                let (low, high) = (V::splat(p.epilogue.low), V::splat(p.epilogue.high));
+                for r in 0..R {
+                    for w in 0..W {
+                        acc[r][w] = clamp(acc[r][w], low, high);
+                    }
                 }
             }
         }

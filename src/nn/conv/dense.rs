@@ -14,6 +14,7 @@ use super::{Built, Geometry, single};
 use crate::nn::gemm::{Mat, MatMut, add_outer_product, add_product};
 use crate::nn::host::{add_up, band, build_rows, partials, threads};
 use crate::nn::simd::Element;
+use crate::simd::CHANNEL_BLOCK;
 
 /// Bytes of gathered rows that fit the second-level cache beside the product's own packing buffers.
 const CACHED_BYTES: usize = 1 << 20;
@@ -34,29 +35,35 @@ struct Gatherer<'a, T> {
     source: &'a [T],
     channels: usize,
     groups: usize,
+    /// Values from one gathered row to the next; behind a row's own there are zeros.
+    pitch: usize,
     buffer: Vec<T>,
 }
 
 impl<'a, T: Element> Gatherer<'a, T> {
     fn new(window: &'a Window, source: &'a [T], channels: usize, groups: usize) -> Self {
-        Self { window, source, channels, groups, buffer: Vec::new() }
+        let pitch = window.taps.len() * (channels / groups);
+        Self { window, source, channels, groups, pitch, buffer: Vec::new() }
     }
 
-    /// Values per row and group.
-    fn width(&self) -> usize {
-        self.window.taps.len() * (self.channels / self.groups)
+    /// Makes gathered rows whole vectors long.
+    fn padded(mut self) -> Self {
+        if !self.window.is_identity() {
+            self.pitch = self.pitch.next_multiple_of(CHANNEL_BLOCK);
+        }
+        self
     }
 
     /// Cuts `rows` into blocks that may be gathered one at a time.
     fn blocks(&self, rows: Range<usize>) -> impl Iterator<Item = Range<usize>> + use<T> {
-        let most = if self.window.is_identity() { usize::MAX } else { block_rows::<T>(self.width()) };
+        let most = if self.window.is_identity() { usize::MAX } else { block_rows::<T>(self.pitch) };
         // Blocks of equal height, rather than full ones and a small rest.
         let count = rows.len().div_ceil(most).max(1);
         crate::nn::host::split(rows.len(), count).into_iter().map(move |r| rows.start + r.start..rows.start + r.end)
     }
 
     fn rows(&mut self, group: usize, rows: Range<usize>) -> Mat<'_, T> {
-        let (count, width) = (self.channels / self.groups, self.width());
+        let (count, width) = (self.channels / self.groups, self.pitch);
         let size = [rows.len(), width];
         if self.window.is_identity() {
             return Mat::rows(&self.source[rows.start * self.channels + group * count..], size, self.channels);
@@ -67,7 +74,7 @@ impl<'a, T: Element> Gatherer<'a, T> {
         }
         let columns = &mut self.buffer[..needed];
         let channels = Channels { total: self.channels, first: group * count, count };
-        self.window.gather(self.source, channels, rows, columns);
+        self.window.gather(self.source, channels, rows, (columns, width));
         Mat::rows(columns, size, width)
     }
 }
@@ -144,7 +151,7 @@ pub(super) fn input_gradient<T: Element>(g: &Geometry, weight: &[T], dy: &[T]) -
                     let dst = MatMut::rows(dst, [block.len(), g.group_in()], g.in_channels);
                     add_product(dst, gatherer.rows(group, block.clone()), class.multiplier(g, group), parallelism);
                 }
-                class.scatter(g, block.start - image * rows, &scratch, dx);
+                class.window.scatter((g, class.first), block.start - image * rows, &scratch, dx);
             }
         }
     })
@@ -157,13 +164,15 @@ pub(super) fn weight_gradient<T: Element>(g: &Geometry, x: &[T], dy: &[T]) -> Ve
     }
     let window = Window::forward(g);
     let filter = g.taps() * g.group_in();
+    let gatherer = || Gatherer::new(&window, x, g.in_channels, g.conv.groups).padded();
+    let pitch = gatherer().pitch;
     let part = |rows: Range<usize>, parallelism: Parallelism| {
-        let mut sum = vec![T::ZERO; g.out_channels * filter];
-        let mut gatherer = Gatherer::new(&window, x, g.in_channels, g.conv.groups);
+        let mut sum = vec![T::ZERO; g.out_channels * pitch];
+        let mut gatherer = gatherer();
         for block in gatherer.blocks(rows) {
             for group in 0..g.conv.groups {
-                let size = [g.group_out(), filter];
-                let dst = MatMut::rows(&mut sum[group * size[0] * size[1]..][..size[0] * size[1]], size, filter);
+                let size = [g.group_out(), pitch];
+                let dst = MatMut::rows(&mut sum[group * size[0] * size[1]..][..size[0] * size[1]], size, pitch);
                 let dy = &dy[block.start * g.out_channels + group * size[0]..];
                 let dy = Mat::rows(dy, [block.len(), size[0]], g.out_channels);
                 add_outer_product(dst, dy, gatherer.rows(group, block.clone()), parallelism);
@@ -172,11 +181,14 @@ pub(super) fn weight_gradient<T: Element>(g: &Geometry, x: &[T], dy: &[T]) -> Ve
         sum
     };
     // The product's own threads share m and n, which are small here; the long side is the sum over rows.
-    let sum = if g.out_rows() >= LEAST_ROWS * threads() {
-        add_up(partials(g.out_rows(), |rows| part(rows, Parallelism::None)))
+    let mut sum = if g.out_rows() >= LEAST_ROWS * threads() {
+        add_up(partials(g.out_rows(), g.out_channels * pitch, |rows| part(rows, Parallelism::None)))
     } else {
         part(0..g.out_rows(), Parallelism::Rayon(threads()))
     };
+    if pitch != filter {
+        sum = sum.chunks_exact(pitch).flat_map(|row| &row[..filter]).copied().collect();
+    }
     if g.taps() == 1 {
         return sum;
     }
@@ -247,16 +259,5 @@ impl<T: Element> Class<T> {
     fn multiplier(&self, g: &Geometry, group: usize) -> Mat<'_, T> {
         let size = [self.window.taps.len() * g.group_out(), g.group_in()];
         Mat::rows(&self.weight[group * size[0] * size[1]..][..size[0] * size[1]], size, size[1])
-    }
-
-    /// Copies rows from `first_row` on to their places in one image.
-    fn scatter(&self, g: &Geometry, first_row: usize, rows: &[T], image: &mut [T]) {
-        let (width, channels) = (self.window.target[1], g.in_channels);
-        for (i, row) in rows.chunks_exact(channels).enumerate() {
-            let (y, x) = ((first_row + i) / width, (first_row + i) % width);
-            let [y, x] = [self.first[0] + y * g.conv.stride[0], self.first[1] + x * g.conv.stride[1]];
-            let at = (y * g.input[1] + x) * channels;
-            image[at..at + channels].copy_from_slice(row);
-        }
     }
 }

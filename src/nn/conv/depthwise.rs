@@ -67,7 +67,7 @@ pub(super) fn weight_gradient<T: Element>(g: &Geometry, x: &[T], dy: &[T]) -> Ve
     let (window, height, channels) = (Window::forward(g), g.output[0], g.in_channels);
     let image = g.input[0] * g.input[1] * channels;
     let line_len = g.output[1] * channels;
-    let parts = partials(g.batch * height, |lines| {
+    let parts = partials(g.batch * height, g.taps() * g.in_channels, |lines| {
         let mut sum = vec![T::ZERO; g.taps() * channels];
         for line in lines {
             let x = &x[line / height * image..][..image];

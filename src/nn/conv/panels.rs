@@ -7,7 +7,7 @@ use rayon::prelude::*;
 
 use super::window::{Channels, Window};
 use super::{Built, Geometry};
-use crate::nn::host::band;
+use crate::nn::host::{band, build_rows, with_scratch};
 use crate::nn::simd::isa;
 use crate::simd::epilogue::Epilogue;
 use crate::simd::product::{Panel, PanelProduct, TileShape, product, split_rows};
@@ -37,20 +37,42 @@ pub(super) fn forward(
     Some(packed.times(&rows, g.out_rows(), bias, for_norm))
 }
 
-/// dx = rows of dy · weight, where the stride is 1.
+/// dx = rows of dy · weight, class by class of the stride.
 pub(super) fn input_gradient(g: &Geometry, weight: &[f32], dy: &[f32]) -> Option<Vec<f32>> {
-    if g.conv.groups != 1 || g.conv.stride != [1, 1] || !g.in_channels.is_multiple_of(CHANNEL_BLOCK) {
-        return None;
-    }
-    let window = Window::backward(g, [0, 0]);
-    if window.taps.is_empty() {
+    if g.conv.groups != 1 || !g.in_channels.is_multiple_of(CHANNEL_BLOCK) {
         return None;
     }
     let (columns, taps) = (g.in_channels, g.taps());
-    let value = |tap: usize, k: usize, column: usize| weight[(k * columns + column) * taps + window.taps[tap].index];
-    let packed = Packed::new([window.taps.len(), g.out_channels, columns], value);
-    let rows = Rows { window: &window, source: dy, channels: g.out_channels };
-    Some(packed.times(&rows, g.batch * g.input[0] * g.input[1], None, false).values)
+    let [down, across] = g.conv.stride;
+    let classes: Vec<([usize; 2], Window, Packed)> = (0..down * across)
+        .map(|i| [i / across, i % across])
+        .map(|class| (class, Window::backward(g, class)))
+        .filter(|(_, window)| window.rows() > 0 && !window.taps.is_empty())
+        .map(|(class, window)| {
+            let value =
+                |tap: usize, k: usize, column: usize| weight[(k * columns + column) * taps + window.taps[tap].index];
+            let packed = Packed::new([window.taps.len(), g.out_channels, columns], value);
+            (class, window, packed)
+        })
+        .collect();
+    let positions = g.input[0] * g.input[1];
+    if let ([(_, window, packed)], [1, 1]) = (classes.as_slice(), g.conv.stride) {
+        let rows = Rows { window, source: dy, channels: g.out_channels };
+        return Some(packed.times(&rows, g.batch * positions, None, false).values);
+    }
+    let bias = vec![0.0; columns];
+    let of_image = |image: usize, dx: &mut [f32]| {
+        for (class, window, packed) in &classes {
+            let (rows, count) = (Rows { window, source: dy, channels: g.out_channels }, window.rows());
+            with_scratch(count * columns, |product| {
+                packed.pass(&rows, image * count..(image + 1) * count, (&bias, product.as_mut_ptr().cast()));
+                // SAFETY: the pass wrote every row, and `MaybeUninit<f32>` has the layout of `f32`.
+                let product = unsafe { &*(std::ptr::from_ref(product) as *const [f32]) };
+                window.scatter((g, *class), 0, product, dx);
+            });
+        }
+    };
+    Some(build_rows(g.batch * positions * columns, positions * columns, 1, of_image))
 }
 
 /// Where a product's rows are: what `window` reads of `source`.
@@ -154,7 +176,7 @@ impl Packed {
         if rows.are_gathered() {
             gathered.resize(count * width, 0.0);
             let all = Channels { total: rows.channels, first: 0, count: rows.channels };
-            rows.window.gather(rows.source, all, range.clone(), &mut gathered);
+            rows.window.gather(rows.source, all, range.clone(), (&mut gathered, width));
             table.extend(gathered.chunks_exact(width).map(<[f32]>::as_ptr));
         }
         let mut table_for = 0;

@@ -70,6 +70,18 @@ impl Window {
         Self { taps, stride: [1, 1], source: g.output, target }
     }
 
+    /// Copies `rows` of `channels` values, of target positions from `first_row` on, to their places in one image of the input
+    /// that [`Window::backward`] numbered for `class`.
+    pub fn scatter<T: Copy>(&self, (g, class): (&Geometry, [usize; 2]), first_row: usize, rows: &[T], image: &mut [T]) {
+        let (width, channels) = (self.target[1], g.in_channels);
+        for (i, row) in rows.chunks_exact(channels).enumerate() {
+            let (y, x) = ((first_row + i) / width, (first_row + i) % width);
+            let [y, x] = [class[0] + y * g.conv.stride[0], class[1] + x * g.conv.stride[1]];
+            let at = (y * g.input[1] + x) * channels;
+            image[at..at + channels].copy_from_slice(row);
+        }
+    }
+
     /// Whether each position reads exactly itself.
     pub fn is_identity(&self) -> bool {
         self.stride == [1, 1]
@@ -91,12 +103,18 @@ impl Window {
         (start.min(end)) as usize..end as usize
     }
 
-    /// Writes one row of `taps · count` values per target position in `rows` (numbered through the batch).
-    pub fn gather<T: Copy + Default>(&self, x: &[T], channels: Channels, rows: Range<usize>, columns: &mut [T]) {
+    /// Writes `taps · count` values per target position in `rows` (numbered through the batch), to rows of `pitch`.
+    pub fn gather<T: Copy + Default>(
+        &self,
+        x: &[T],
+        channels: Channels,
+        rows: Range<usize>,
+        (columns, pitch): (&mut [T], usize),
+    ) {
         let Channels { total, first, count } = channels;
         let ([height, width], [_, target_width]) = (self.source, self.target);
         let runs = self.runs(count == total);
-        for (row, columns) in rows.zip(columns.chunks_exact_mut(self.taps.len() * count)) {
+        for (row, columns) in rows.zip(columns.chunks_exact_mut(pitch)) {
             let (image, position) = (row / self.rows(), row % self.rows());
             let origin = [position / target_width * self.stride[0], position % target_width * self.stride[1]];
             let mut rest = columns;
@@ -112,7 +130,7 @@ impl Window {
                 let line = (image * height + y as usize) * width;
                 if left >= 0 && left as usize + run.len <= width {
                     let at = (line + left as usize) * total + first;
-                    part.copy_from_slice(&x[at..at + part.len()]);
+                    copy(&x[at..at + part.len()], part);
                     continue;
                 }
                 for (i, part) in part.chunks_exact_mut(count).enumerate() {
@@ -121,7 +139,7 @@ impl Window {
                         part.fill(T::default());
                     } else {
                         let at = (line + column as usize) * total + first;
-                        part.copy_from_slice(&x[at..at + count]);
+                        copy(&x[at..at + count], part);
                     }
                 }
             }
@@ -138,6 +156,21 @@ impl Window {
             }
         }
         runs
+    }
+}
+
+/// Copies a run. Short ones in place: there a call costs more than the copy.
+fn copy<T: Copy>(from: &[T], to: &mut [T]) {
+    const STEP: usize = 8;
+    if from.len() > 4 * STEP {
+        return to.copy_from_slice(from);
+    }
+    let ((from, last), (to, last_to)) = (from.as_chunks::<STEP>(), to.as_chunks_mut::<STEP>());
+    for (to, from) in to.iter_mut().zip(from) {
+        *to = *from;
+    }
+    for (to, from) in last_to.iter_mut().zip(last) {
+        *to = *from;
     }
 }
 

@@ -14,9 +14,9 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
-use self::tiles::{End, Plane, Spread, Tiles, finish, gather_filters, transform_filters};
+use self::tiles::{End, Plane, Spread, Tiles, finish, gather_filters, stride, transform_filters};
 use super::{Built, Geometry};
-use crate::nn::host::{add_up, partials, split, threads};
+use crate::nn::host::{add_up, partials, split, threads, with_scratch};
 use crate::nn::norm::PartialMoments;
 use crate::nn::simd::isa;
 use crate::simd::epilogue::Epilogue;
@@ -29,7 +29,7 @@ const SIDE: usize = 4;
 const SPAN: usize = SIDE + 2;
 const FREQUENCIES: usize = SPAN * SPAN;
 /// Values of scratch a task aims to stay below: every task reads all filters.
-const SCRATCH: usize = 512 << 10;
+const SCRATCH: usize = 256 << 10;
 /// The same where filters are small: half of a second-level cache.
 const SMALL_SCRATCH: usize = 128 << 10;
 /// Most values of small transformed filters; each thread has as many sums of a weight gradient for itself.
@@ -146,37 +146,44 @@ fn convolve(plane: &Plane, tiles: &Tiles, filters: &Filters, bias: Option<&[f32]
     }
     let of_band = |(range, band): (Range<usize>, &mut [MaybeUninit<f32>])| {
         let count = range.len();
-        let mut scratch: Vec<f32> = Vec::with_capacity(FREQUENCIES * count * (inputs + outputs));
-        let transformed = scratch.spare_capacity_mut().as_mut_ptr().cast::<f32>();
-        let table: Vec<*const f32> =
-            (0..FREQUENCIES * count).map(|i| transformed.wrapping_add(i * inputs).cast_const()).collect();
-        // SAFETY: scratch holds all tiles, of all frequencies, of inputs and outputs; each is written before it is read.
-        // The tables name rows of `inputs` values.
-        unsafe {
-            let products = transformed.add(FREQUENCIES * count * inputs);
-            Spread { is_gradient: false, plane, tiles, first: range.start, count, out: transformed }.run(range.clone());
-            for (f, table) in table.chunks_exact(count).enumerate() {
-                for (panel, weights) in &filters.panels {
-                    let product_of = PanelProduct {
-                        table: table.as_ptr(),
-                        taps: 1,
-                        inner: inputs,
-                        weights: weights[f * inputs * panel.packed..].as_ptr(),
-                        panel: *panel,
-                        bias: ZEROS.as_ptr(),
-                        out: products.add(f * count * outputs + panel.first),
-                        out_stride: outputs,
-                        residual: std::ptr::null(),
-                        residual_stride: 0,
-                        epilogue: Epilogue::new(None),
-                    };
-                    product(isa(), &product_of, count);
-                }
+        let (step, products_step) = (stride(count * inputs), stride(count * outputs));
+        with_scratch(FREQUENCIES * (step + products_step), |scratch| {
+            let transformed = scratch.as_mut_ptr().cast::<f32>();
+            let mut table: Vec<*const f32> = Vec::with_capacity(FREQUENCIES * count);
+            for frequency in 0..FREQUENCIES {
+                let first = transformed.wrapping_add(frequency * step).cast_const();
+                table.extend((0..count).map(|tile| first.wrapping_add(tile * inputs)));
             }
-            let end = End { tiles, range, channels: outputs, bias, products, out: &mut *band };
-            compiled_for!(isa(), finish(end: End = end));
-            for_norm.then(|| PartialMoments::of_written(band, outputs))
-        }
+            // SAFETY: scratch holds all tiles, of all frequencies, of inputs and outputs; each is written before it is read.
+            // The tables name rows of `inputs` values.
+            unsafe {
+                let products = transformed.add(FREQUENCIES * step);
+                Spread { is_gradient: false, plane, tiles, first: range.start, count, out: transformed }
+                    .run(range.clone());
+                for (f, table) in table.chunks_exact(count).enumerate() {
+                    for (panel, weights) in &filters.panels {
+                        let product_of = PanelProduct {
+                            table: table.as_ptr(),
+                            taps: 1,
+                            inner: inputs,
+                            weights: weights[f * inputs * panel.packed..].as_ptr(),
+                            panel: *panel,
+                            bias: ZEROS.as_ptr(),
+                            out: products.add(f * products_step + panel.first),
+                            out_stride: outputs,
+                            residual: std::ptr::null(),
+                            residual_stride: 0,
+                            epilogue: Epilogue::new(None),
+                        };
+                        product(isa(), &product_of, count);
+                    }
+                }
+                let end = End { tiles, range, channels: outputs, bias, products, out: &mut *band };
+                compiled_for!(isa(), finish(end: End = end));
+            }
+        });
+        // SAFETY: `finish` wrote all of the band.
+        for_norm.then(|| unsafe { PartialMoments::of_written(band, outputs) })
     };
     let moments: Vec<Option<PartialMoments>> = bands.into_par_iter().map(of_band).collect();
     // SAFETY: the tiles cover the map, and each wrote its pixels.
@@ -188,7 +195,9 @@ fn convolve(plane: &Plane, tiles: &Tiles, filters: &Filters, bias: Option<&[f32]
 fn correlate(x: &Plane, dy: &Plane, tiles: &Tiles) -> Vec<f32> {
     let (inputs, outputs) = (x.channels, dy.channels);
     let sums = match FREQUENCIES * inputs * outputs <= SMALL_FILTERS {
-        true => add_up(partials(tiles.rows(), |rows| correlate_alone(x, dy, tiles, rows))),
+        true => {
+            add_up(partials(tiles.rows(), FREQUENCIES * inputs * outputs, |rows| correlate_alone(x, dy, tiles, rows)))
+        }
         false => correlate_together(x, dy, tiles),
     };
     let mut dweight = vec![0.0; outputs * inputs * 9];
@@ -208,23 +217,24 @@ fn correlate_alone(x: &Plane, dy: &Plane, tiles: &Tiles, rows: Range<usize>) -> 
     let per_row = tiles.grid[1] * FREQUENCIES * (inputs + outputs);
     let chunks = split(rows.len(), (rows.len() * per_row).div_ceil(SMALL_SCRATCH));
     let most = chunks.iter().map(|rows| rows.len() * tiles.grid[1]).max().unwrap_or(0);
-    let mut transformed: Vec<f32> = Vec::with_capacity(FREQUENCIES * most * (inputs + outputs));
     let mut sums = vec![0.0; FREQUENCIES * inputs * outputs];
-    for chunk in chunks {
-        let range = tiles.of_rows(&(rows.start + chunk.start..rows.start + chunk.end));
-        let (first, count) = (range.start, range.len());
-        let (maps, gradients) = transformed.spare_capacity_mut().split_at_mut(FREQUENCIES * count * inputs);
-        let of_maps = Spread { is_gradient: false, plane: x, tiles, first, count, out: maps.as_mut_ptr().cast() };
-        let of_gradients = Spread { is_gradient: true, plane: dy, out: gradients.as_mut_ptr().cast(), ..of_maps };
-        // SAFETY: the buffers hold `count` tiles of every frequency, and are complete before they are read.
-        unsafe {
-            of_maps.run(range.clone());
-            of_gradients.run(range);
-            for (f, sum) in sums.chunks_exact_mut(inputs * outputs).enumerate() {
-                add_products(&of_gradients, &of_maps, f, sum.as_mut_ptr(), true);
+    with_scratch(FREQUENCIES * (stride(most * inputs) + stride(most * outputs)), |scratch| {
+        for chunk in chunks {
+            let range = tiles.of_rows(&(rows.start + chunk.start..rows.start + chunk.end));
+            let (first, count) = (range.start, range.len());
+            let (maps, gradients) = scratch.split_at_mut(FREQUENCIES * stride(count * inputs));
+            let of_maps = Spread { is_gradient: false, plane: x, tiles, first, count, out: maps.as_mut_ptr().cast() };
+            let of_gradients = Spread { is_gradient: true, plane: dy, out: gradients.as_mut_ptr().cast(), ..of_maps };
+            // SAFETY: the buffers hold `count` tiles of every frequency, and are complete before they are read.
+            unsafe {
+                of_maps.run(range.clone());
+                of_gradients.run(range);
+                for (f, sum) in sums.chunks_exact_mut(inputs * outputs).enumerate() {
+                    add_products(&of_gradients, &of_maps, f, sum.as_mut_ptr(), true);
+                }
             }
         }
-    }
+    });
     sums
 }
 
@@ -257,11 +267,11 @@ fn correlate_together(x: &Plane, dy: &Plane, tiles: &Tiles) -> Vec<f32> {
     let per_row = tiles.grid[1] * FREQUENCIES * (inputs + outputs);
     let chunks = split(tiles.rows(), (tiles.rows() * per_row).div_ceil(CHUNK));
     let most = chunks.iter().map(|rows| rows.len() * tiles.grid[1]).max().unwrap_or(0);
-    let mut transformed: Vec<f32> = Vec::with_capacity(FREQUENCIES * most * (inputs + outputs));
+    let mut transformed: Vec<f32> = Vec::with_capacity(FREQUENCIES * (stride(most * inputs) + stride(most * outputs)));
     let mut sums: Vec<f32> = Vec::with_capacity(FREQUENCIES * inputs * outputs);
     for (chunk, rows) in chunks.into_iter().enumerate() {
         let count = rows.len() * tiles.grid[1];
-        let (maps, gradients) = transformed.spare_capacity_mut().split_at_mut(FREQUENCIES * count * inputs);
+        let (maps, gradients) = transformed.spare_capacity_mut().split_at_mut(FREQUENCIES * stride(count * inputs));
         let range = tiles.of_rows(&rows);
         let first = range.start;
         let of_maps = Spread { is_gradient: false, plane: x, tiles, first, count, out: maps.as_mut_ptr().cast() };

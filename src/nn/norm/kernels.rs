@@ -38,7 +38,7 @@ pub(super) fn fold<T: Element>(wide: &[T], into: &mut [f64]) {
 /// The sum of each channel over all rows.
 pub(in crate::nn) fn column_sums<T: Element>(x: &[T], channels: usize) -> Vec<T> {
     let (wide, block) = widths(channels);
-    let parts = partials(x.len().div_ceil(block), |blocks| {
+    let parts = partials(x.len().div_ceil(block), channels, |blocks| {
         let mut total = vec![0.0; channels];
         let mut sums = vec![T::ZERO; wide];
         for x in x[blocks.start * block..].chunks(block).take(blocks.len()) {
@@ -94,7 +94,7 @@ impl<T: Element> Normaliser<T> {
     }
 
     pub fn parameter_gradients<F: Function>(&self, x: &[T], dy: &[T]) -> ParameterGradients {
-        let parts = partials(x.len().div_ceil(self.block), |blocks| {
+        let parts = partials(x.len().div_ceil(self.block), 2 * self.channels, |blocks| {
             let (mut weight, mut bias) = (vec![0.0; self.channels], vec![0.0; self.channels]);
             let (mut wide_weight, mut wide_bias) = (vec![T::ZERO; self.wide], vec![T::ZERO; self.wide]);
             let inputs = x[blocks.start * self.block..].chunks(self.block);

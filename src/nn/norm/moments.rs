@@ -18,7 +18,7 @@ impl Moments {
     /// Those of channels-last `x`.
     pub fn of<T: Element>(x: &[T], channels: usize) -> Self {
         let (_, block) = widths(channels);
-        let parts = partials(x.len().div_ceil(block), |blocks| {
+        let parts = partials(x.len().div_ceil(block), channels, |blocks| {
             PartialMoments::of(&x[blocks.start * block..x.len().min(blocks.end * block)], channels)
         });
         Self::combine(&parts)

@@ -54,7 +54,16 @@ pub(super) struct Plane<'a> {
     pub origin: [usize; 2],
 }
 
-/// Transforms of tiles of a plane, to one matrix `[count][channels]` per frequency.
+/// Values of a cache line.
+const LINE: usize = 16;
+
+/// From one frequency's matrix of `len` values to the next one's: an odd number of cache lines, for a tile's values of all
+/// frequencies are moved together, and would meet in a few sets of the first-level cache otherwise.
+pub(super) const fn stride(len: usize) -> usize {
+    (len.div_ceil(LINE) | 1) * LINE
+}
+
+/// Transforms of tiles of a plane, to one matrix `[count][channels]` per frequency, [`stride`] apart.
 #[derive(Clone, Copy)]
 pub(super) struct Spread<'a> {
     /// Whether the plane is a gradient of outputs: tiles of [`SIDE`] pixels, transformed by A.
@@ -89,7 +98,7 @@ impl Spread<'_> {
     /// The matrix of a frequency.
     pub unsafe fn rows(&self, frequency: usize) -> *const f32 {
         // SAFETY: there is one for every frequency.
-        unsafe { self.out.add(frequency * self.count * self.plane.channels).cast_const() }
+        unsafe { self.out.add(frequency * stride(self.count * self.plane.channels)).cast_const() }
     }
 }
 
@@ -115,44 +124,68 @@ unsafe fn transform<V: Vector, const READ: usize>(x: [V; SPAN]) -> [V; SPAN] {
 /// `READ` pixels per side and tile; those outside the map are zero.
 #[inline(always)]
 unsafe fn spread<V: Vector, const READ: usize>(job: &Spread, range: Range<usize>) {
-    let Plane { values, size: [height, width], channels, origin } = *job.plane;
+    let Plane { size: [height, width], channels, origin, .. } = *job.plane;
+    let whole = channels.is_multiple_of(V::LANES);
     for tile in range {
         let [n, y, x] = job.tiles.place(tile);
-        let (y0, x0) = (y.wrapping_sub(origin[0]), x.wrapping_sub(origin[1]));
-        let image = n * height * width;
-        let mut c = 0;
-        while c < channels {
-            let some = V::LANES.min(channels - c);
-            // SAFETY: only pixels inside the map are read, and `out` has room for the tile in every frequency.
-            unsafe {
-                let mut half = [[V::splat(0.0); SPAN]; SPAN];
-                for j in 0..READ {
-                    let x = x0.wrapping_add(j);
-                    if x >= width {
-                        continue;
-                    }
-                    let mut column = [V::splat(0.0); SPAN];
-                    for (i, value) in column.iter_mut().enumerate().take(READ) {
-                        let y = y0.wrapping_add(i);
-                        if y < height {
-                            *value = V::load_first(values.as_ptr().add((image + y * width + x) * channels + c), some);
-                        }
-                    }
-                    let column = transform::<V, READ>(column);
-                    for i in 0..SPAN {
-                        half[i][j] = column[i];
+        let at = [y.wrapping_sub(origin[0]), x.wrapping_sub(origin[1])];
+        let inside = at[0] < height && at[1] < width && at[0] + READ <= height && at[1] + READ <= width;
+        // SAFETY: the caller's.
+        unsafe {
+            match (inside, whole) {
+                (true, true) => spread_tile::<V, READ, true, true>(job, tile - job.first, (n, at)),
+                (false, true) => spread_tile::<V, READ, false, true>(job, tile - job.first, (n, at)),
+                (_, false) => spread_tile::<V, READ, false, false>(job, tile - job.first, (n, at)),
+            }
+        }
+    }
+}
+
+/// The tile with this place in `out` whose patch begins at `at` of image `n`. `INSIDE` promises that the patch lies in the
+/// map, `WHOLE` that there are only whole vectors of channels.
+#[inline(always)]
+unsafe fn spread_tile<V: Vector, const READ: usize, const INSIDE: bool, const WHOLE: bool>(
+    job: &Spread,
+    tile: usize,
+    (n, at): (usize, [usize; 2]),
+) {
+    let Plane { values, size: [height, width], channels, .. } = *job.plane;
+    let step = stride(job.count * channels);
+    let corner = (n * height).wrapping_add(at[0]).wrapping_mul(width).wrapping_add(at[1]);
+    let mut c = 0;
+    while c < channels {
+        let some = if WHOLE { V::LANES } else { V::LANES.min(channels - c) };
+        let from = values.as_ptr().wrapping_add(corner.wrapping_mul(channels).wrapping_add(c));
+        // SAFETY: only pixels inside the map are read, and `out` has room for the tile in every frequency.
+        unsafe {
+            let mut half = [[V::splat(0.0); SPAN]; SPAN];
+            for j in 0..READ {
+                let mut column = [V::splat(0.0); SPAN];
+                for i in 0..READ {
+                    if INSIDE || (at[0].wrapping_add(i) < height && at[1].wrapping_add(j) < width) {
+                        column[i] = V::load_first(from.wrapping_add((i * width + j) * channels), some);
                     }
                 }
+                let column = transform::<V, READ>(column);
                 for i in 0..SPAN {
-                    let row = transform::<V, READ>(half[i]);
-                    for j in 0..SPAN {
-                        let at = (i * SPAN + j) * job.count + tile - job.first;
-                        row[j].store_first(job.out.add(at * channels + c), some);
-                    }
+                    half[i][j] = column[i];
                 }
             }
-            c += V::LANES;
+            // The tile below is next but a row, too far away for the processor to see it coming.
+            for i in READ..READ + SIDE {
+                for j in 0..SIDE {
+                    V::prefetch(from.wrapping_add((i * width + j) * channels));
+                }
+            }
+            let to = job.out.add(tile * channels + c);
+            for i in 0..SPAN {
+                let row = transform::<V, READ>(half[i]);
+                for j in 0..SPAN {
+                    row[j].store_first(to.add((i * SPAN + j) * step), some);
+                }
+            }
         }
+        c += V::LANES;
     }
 }
 
@@ -168,14 +201,28 @@ pub(super) struct End<'a> {
 
 #[inline(always)]
 pub(super) unsafe fn finish<V: Vector>(end: End) {
+    // SAFETY: the caller's.
+    unsafe {
+        match end.channels.is_multiple_of(V::LANES) {
+            true => finish_tiles::<V, true>(end),
+            false => finish_tiles::<V, false>(end),
+        }
+    }
+}
+
+/// `WHOLE` promises that there are only whole vectors of channels.
+#[inline(always)]
+unsafe fn finish_tiles<V: Vector, const WHOLE: bool>(end: End) {
     let End { tiles, range, channels, bias, products, out } = end;
     let [height, width] = tiles.map;
     let before = tiles.pixels_before(range.start / tiles.grid[1]);
-    for (t, tile) in range.clone().enumerate() {
+    let step = stride(range.len() * channels);
+    for (t, tile) in range.enumerate() {
         let [n, y0, x0] = tiles.place(tile);
+        let to = out.as_mut_ptr().cast::<f32>().wrapping_add(((n * height + y0) * width + x0 - before) * channels);
         let mut c = 0;
         while c < channels {
-            let some = V::LANES.min(channels - c);
+            let some = if WHOLE { V::LANES } else { V::LANES.min(channels - c) };
             // SAFETY: only pixels inside the map are written, and the band has all of this tile's.
             unsafe {
                 let bias = match bias {
@@ -186,7 +233,7 @@ pub(super) unsafe fn finish<V: Vector>(end: End) {
                 for j in 0..SPAN {
                     let mut column = [V::splat(0.0); SPAN];
                     for (i, value) in column.iter_mut().enumerate() {
-                        let from = ((i * SPAN + j) * range.len() + t) * channels + c;
+                        let from = (i * SPAN + j) * step + t * channels + c;
                         *value = V::load_first(products.add(from), some);
                     }
                     let column = output4(column);
@@ -194,14 +241,9 @@ pub(super) unsafe fn finish<V: Vector>(end: End) {
                         half[i][j] = column[i];
                     }
                 }
-                for (i, row) in half.into_iter().enumerate() {
-                    let row = output4(row);
-                    for (j, value) in row.into_iter().enumerate() {
-                        if y0 + i < height && x0 + j < width {
-                            let pixel = (n * height + y0 + i) * width + x0 + j - before;
-                            let to = out.as_mut_ptr().cast::<f32>().add(pixel * channels + c);
-                            value.add(bias).store_first(to, some);
-                        }
+                for (i, row) in half.into_iter().enumerate().take(height - y0) {
+                    for (j, value) in output4(row).into_iter().enumerate().take(width - x0) {
+                        value.add(bias).store_first(to.wrapping_add((i * width + j) * channels + c), some);
                     }
                 }
             }
