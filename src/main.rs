@@ -9,6 +9,7 @@ use secateur::cli::{Cli, ReusingAllocator, start_logging};
 static ALLOCATOR: ReusingAllocator = ReusingAllocator::new();
 
 fn main() -> ExitCode {
+    ALLOCATOR.keep_small_blocks();
     let cli = Cli::parse();
     start_logging();
     match cli.run(|| ALLOCATOR.release()) {

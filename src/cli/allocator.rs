@@ -10,6 +10,9 @@ const LARGE: usize = 1 << 18;
 const ROUND: usize = 1 << 16;
 /// Mappings from this size on ask for huge pages: one page fault in place of hundreds.
 const HUGE: usize = 2 << 20;
+/// How much the system's allocator may hold free at the end of its heap.
+#[cfg(all(target_os = "linux", target_env = "gnu"))]
+const HEAP_END: usize = 64 << 20;
 /// How many free ranges are kept at most.
 const SLOTS: usize = 1024;
 /// Up to this many bytes are held in all cases, in use and kept together.
@@ -46,6 +49,18 @@ impl ReusingAllocator {
     #[expect(clippy::new_without_default, reason = "made once, in a static")]
     pub const fn new() -> Self {
         Self { kept: Mutex::new(Kept { blocks: [(0, 0); SLOTS], len: 0, bytes: 0, used: 0, peak: FLOOR }) }
+    }
+
+    /// Makes the system's allocator keep its memory, too: of its own accord it maps each block of a few hundred kilobytes
+    /// anew, and returns the end of its heap again and again, and each time pages are cleared. To be called first.
+    #[expect(clippy::unused_self, reason = "it belongs to this allocator's smaller half")]
+    pub fn keep_small_blocks(&self) {
+        // SAFETY: the calls have no preconditions; sizes are those of `c_int`s.
+        #[cfg(all(target_os = "linux", target_env = "gnu"))]
+        unsafe {
+            libc::mallopt(libc::M_MMAP_THRESHOLD, LARGE as libc::c_int);
+            libc::mallopt(libc::M_TRIM_THRESHOLD, HEAP_END as libc::c_int);
+        }
     }
 
     /// Gives the kept blocks back to the system, and what the system's allocator keeps with them. For a program that goes
