@@ -1,7 +1,10 @@
 //! Random changes that leave the class of an image as it is, for training.
 
+use std::borrow::Cow;
+
 use serde::{Deserialize, Serialize};
 
+use super::affine::{AffineRange, warp};
 use super::image::Image;
 use super::preprocess::Preprocess;
 use super::resample::{Rect, Resize, resize};
@@ -22,6 +25,12 @@ pub struct Augment {
     pub flip: bool,
     /// Largest shift along each axis, as a fraction of the side; edge pixels are repeated.
     pub shift: f32,
+    /// Largest rotation either way, in degrees, at most 45.
+    pub rotate: f32,
+    /// Zoom is a factor within 1 ± this.
+    pub zoom: f32,
+    /// Largest shear either way: columns per row.
+    pub shear: f32,
     /// Brightness and contrast are each multiplied by a factor within 1 ± this.
     pub jitter: f32,
     /// Height and width to train at, where they differ from those of evaluation.
@@ -31,19 +40,33 @@ pub struct Augment {
 impl Default for Augment {
     /// For photographs: crops of 60 to 100 % of the area, flips, jitter of 20 %.
     fn default() -> Self {
-        Self { crop_scale: (0.6, 1.0), flip: true, shift: 0.0, jitter: 0.2, train_size: None }
+        Self { crop_scale: (0.6, 1.0), flip: true, jitter: 0.2, ..Self::none() }
     }
 }
 
 impl Augment {
-    /// For digits, which change their meaning when mirrored or cut: shifts of up to 8 %.
+    /// For digits, which change their meaning when mirrored or cut: shifts of up to 8 %, rotation, zoom and shear as far as
+    /// handwriting goes.
     pub fn digits() -> Self {
-        Self { shift: 0.08, ..Self::none() }
+        Self { shift: 0.08, rotate: 15.0, zoom: 0.2, shear: 0.2, ..Self::none() }
     }
 
     /// No random change.
     pub fn none() -> Self {
-        Self { crop_scale: (1.0, 1.0), flip: false, shift: 0.0, jitter: 0.0, train_size: None }
+        Self {
+            crop_scale: (1.0, 1.0),
+            flip: false,
+            shift: 0.0,
+            rotate: 0.0,
+            zoom: 0.0,
+            shear: 0.0,
+            jitter: 0.0,
+            train_size: None,
+        }
+    }
+
+    fn affine(&self) -> AffineRange {
+        AffineRange { rotate: self.rotate, zoom: self.zoom, shear: self.shear }
     }
 
     /// Checks every field.
@@ -55,10 +78,14 @@ impl Augment {
         if !(low > 0.0 && low <= high && high <= 1.0) {
             return Err(Error::Config(format!("augmentation: expected 0 < crop_scale <= 1, got {low}..{high}")));
         }
-        for (name, value) in [("shift", self.shift), ("jitter", self.jitter)] {
+        let below_one = [("shift", self.shift), ("zoom", self.zoom), ("shear", self.shear), ("jitter", self.jitter)];
+        for (name, value) in below_one {
             if !(0.0..1.0).contains(&value) {
                 return Err(Error::Config(format!("augmentation: expected {name} within 0..1, got {value}")));
             }
+        }
+        if !(0.0..=45.0).contains(&self.rotate) {
+            return Err(Error::Config(format!("augmentation: expected rotate within 0..45, got {}", self.rotate)));
         }
         Ok(())
     }
@@ -92,7 +119,10 @@ impl Preprocess {
             let window = Rect::whole(sized.width, sized.height);
             job = Resize { from, width: sized.width, height: sized.height, window, ..job };
         }
-        let view = resize(&image, &job);
+        let mut view = resize(&image, &job);
+        if !augment.affine().is_none() {
+            view = Cow::Owned(warp(&view, augment.affine().draw(rng)));
+        }
         let flip = augment.flip && rng.below(2) == 1;
         let rows = shifted(view.height(), augment.shift, rng);
         let mut columns = shifted(view.width(), augment.shift, rng);
@@ -294,6 +324,8 @@ mod tests {
             Augment { crop_scale: (0.5, 1.1), ..base.clone() },
             Augment { shift: -0.1, ..base.clone() },
             Augment { jitter: f32::NAN, ..base.clone() },
+            Augment { rotate: 46.0, ..base.clone() },
+            Augment { zoom: 1.0, ..base.clone() },
             Augment { train_size: Some([0, 8]), ..base.clone() },
         ];
         for augment in wrong {

@@ -55,6 +55,12 @@ impl Image {
         &self.pixels
     }
 
+    /// An image of this size with other pixels, as many as this has.
+    pub(super) fn with_pixels(&self, pixels: Vec<u8>) -> Self {
+        debug_assert_eq!(pixels.len(), self.pixels.len());
+        Self { pixels, ..*self }
+    }
+
     /// One row of pixels.
     ///
     /// # Panics

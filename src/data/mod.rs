@@ -9,6 +9,7 @@
 //! Every result depends on the files, the seed and the position alone, never on the number of threads, and
 //! resampling is integer arithmetic, so that a resumed or repeated run sees the same bits.
 
+mod affine;
 mod augment;
 mod batch;
 mod cache;
