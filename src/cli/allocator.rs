@@ -53,7 +53,6 @@ impl ReusingAllocator {
 
     /// Makes the system's allocator keep its memory, too: of its own accord it maps each block of a few hundred kilobytes
     /// anew, and returns the end of its heap again and again, and each time pages are cleared. To be called first.
-    #[expect(clippy::unused_self, reason = "it belongs to this allocator's smaller half")]
     pub fn keep_small_blocks(&self) {
         // SAFETY: the calls have no preconditions; sizes are those of `c_int`s.
         #[cfg(all(target_os = "linux", target_env = "gnu"))]
