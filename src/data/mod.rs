@@ -7,7 +7,8 @@
 //! arrive as a [`Preprocess`].
 //!
 //! Every result depends on the files, the seed and the position alone, never on the number of threads, and
-//! resampling is integer arithmetic, so that a resumed or repeated run sees the same bits.
+//! resampling is integer arithmetic, random affine maps the four basic operations, so that a resumed or repeated run sees the
+//! same bits.
 
 mod affine;
 mod augment;

@@ -127,11 +127,7 @@ pub(super) fn input_gradient<T: Element>(g: &Geometry, weight: &[T], dy: &[T]) -
         return dx;
     }
     let packed = pack(g, weight);
-    let classes: Vec<Class<T>> = (0..g.conv.stride[0])
-        .flat_map(|a| (0..g.conv.stride[1]).map(move |b| [a, b]))
-        .map(|class| Class::new(g, class, &packed))
-        .filter(|class| class.window.rows() > 0 && !class.window.taps.is_empty())
-        .collect();
+    let classes: Vec<Class<T>> = Window::classes(g).map(|class| Class::new(g, class, &packed)).collect();
     let len = g.batch * g.input[0] * g.input[1] * g.in_channels;
     if let ([class], [1, 1]) = (classes.as_slice(), g.conv.stride) {
         let product = Product { window: &class.window, source: dy, channels: g.out_channels, groups: g.conv.groups };
@@ -243,8 +239,7 @@ struct Class<T> {
 }
 
 impl<T: Element> Class<T> {
-    fn new(g: &Geometry, first: [usize; 2], packed: &[T]) -> Self {
-        let window = Window::backward(g, first);
+    fn new(g: &Geometry, (first, window): ([usize; 2], Window), packed: &[T]) -> Self {
         let (count, taps) = (g.group_in(), window.taps.len());
         let mut weight = vec![T::ZERO; g.conv.groups * taps * g.group_out() * count];
         let (filters, per_group) = (g.group_out(), taps * g.group_out());

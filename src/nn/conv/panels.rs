@@ -43,11 +43,7 @@ pub(super) fn input_gradient(g: &Geometry, weight: &[f32], dy: &[f32]) -> Option
         return None;
     }
     let (columns, taps) = (g.in_channels, g.taps());
-    let [down, across] = g.conv.stride;
-    let classes: Vec<([usize; 2], Window, Packed)> = (0..down * across)
-        .map(|i| [i / across, i % across])
-        .map(|class| (class, Window::backward(g, class)))
-        .filter(|(_, window)| window.rows() > 0 && !window.taps.is_empty())
+    let classes: Vec<([usize; 2], Window, Packed)> = Window::classes(g)
         .map(|(class, window)| {
             let value =
                 |tap: usize, k: usize, column: usize| weight[(k * columns + column) * taps + window.taps[tap].index];

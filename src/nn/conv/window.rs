@@ -70,6 +70,15 @@ impl Window {
         Self { taps, stride: [1, 1], source: g.output, target }
     }
 
+    /// All classes of input positions that read anything, and what they read.
+    pub fn classes(g: &Geometry) -> impl Iterator<Item = ([usize; 2], Self)> {
+        let [down, across] = g.conv.stride;
+        (0..down * across)
+            .map(move |i| [i / across, i % across])
+            .map(|class| (class, Self::backward(g, class)))
+            .filter(|(_, window)| window.rows() > 0 && !window.taps.is_empty())
+    }
+
     /// Copies `rows` of `channels` values, of target positions from `first_row` on, to their places in one image of the input
     /// that [`Window::backward`] numbered for `class`.
     pub fn scatter<T: Copy>(&self, (g, class): (&Geometry, [usize; 2]), first_row: usize, rows: &[T], image: &mut [T]) {

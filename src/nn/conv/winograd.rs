@@ -32,7 +32,7 @@ const FREQUENCIES: usize = SPAN * SPAN;
 const SCRATCH: usize = 256 << 10;
 /// The same where filters are small: half of a second-level cache.
 const SMALL_SCRATCH: usize = 128 << 10;
-/// Most values of small transformed filters; each thread has as many sums of a weight gradient for itself.
+/// Most values of small transformed filters; each part of a weight gradient has as many sums for itself.
 const SMALL_FILTERS: usize = 48 << 10;
 /// Values of transformed maps that a weight gradient goes over at a time: what a last-level cache holds.
 const CHUNK: usize = 2 << 20;
