@@ -299,6 +299,7 @@ mod tests {
     }
 
     /// Fails unless exactly one thing is not good after the change, with this level and all of `parts`.
+    #[cfg(not(any(feature = "cuda", target_arch = "arm")))]
     #[track_caller]
     fn expect(check: &str, level: Level, parts: &[&str], change: impl Fn(&mut Readings)) {
         let found = after(change);
