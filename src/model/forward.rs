@@ -81,6 +81,7 @@ impl Output {
         let mut store = loss.backward()?;
         let Some(record) = self.record else { return Ok(store) };
         let Some(gradient) = store.remove(&self.logits) else { return Ok(store) };
+        nn::keep_awake();
         let mut behind: Option<Tensor> = None;
         for (parameter, gradient) in record.backward(&gradient)? {
             if parameter.is_variable() {
@@ -209,6 +210,7 @@ impl<'a> Forward<'a> {
     }
 
     fn run_kernels(&self, images: &Tensor) -> Result<Output> {
+        nn::keep_awake();
         let count = images.dim(0)?;
         let parts = self.memory.parts.min(count / LEAST_IMAGES).max(1);
         let mut images: Vec<Tensor> = (0..parts)

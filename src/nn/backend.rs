@@ -2,6 +2,7 @@
 
 use candle_core::{Device, Tensor};
 
+use super::reshape::channels_last;
 use crate::error::{Error, Result};
 
 /// Which implementation, and with it which memory layout of activations, a network runs on.
@@ -37,7 +38,8 @@ impl Backend {
     pub fn from_nchw(self, x: &Tensor) -> Result<Tensor> {
         rank4("from_nchw", x)?;
         Ok(match self {
-            Self::Kernels => x.permute((0, 2, 3, 1))?.contiguous()?,
+            Self::Kernels if x.track_op() => x.permute((0, 2, 3, 1))?.contiguous()?,
+            Self::Kernels => channels_last(x)?,
             Self::TensorOps => x.contiguous()?,
         })
     }

@@ -1,17 +1,12 @@
-//! Access to tensors in host memory, and fixed splits of work over threads.
-//!
-//! Work is cut by index alone and partial sums are added in index order: results depend on the number of
-//! threads, never on which thread was faster.
+//! Access to tensors in host memory, and memory for what kernels make.
 
 use std::cell::Cell;
 use std::mem::MaybeUninit;
-use std::ops::Range;
-
-use candle_core::backend::BackendStorage;
-use candle_core::{CpuStorage, DType, Device, Error, Layout, Result, Shape, Storage, Tensor};
-use rayon::prelude::*;
 
 use super::simd::Element;
+use super::threads::{band, map};
+use candle_core::backend::BackendStorage;
+use candle_core::{CpuStorage, DType, Device, Error, Layout, Result, Shape, Storage, Tensor};
 
 /// Evaluates `$body` with `$t` as the Rust type of `$dtype`; only f32 and f64 are supported.
 macro_rules! with_float {
@@ -89,11 +84,6 @@ pub(super) fn tensor<T: Element>(data: Vec<T>, shape: impl Into<Shape>) -> Resul
     Tensor::from_vec(data, shape.into(), &Device::Cpu)
 }
 
-/// Number of threads that kernels may use.
-pub(super) fn threads() -> usize {
-    rayon::current_num_threads().max(1)
-}
-
 /// Calls `f` with memory for `len` values that this thread keeps: a buffer made anew for each task would wander between
 /// threads, and be in the wrong one's caches.
 pub(super) fn with_scratch<R>(len: usize, f: impl FnOnce(&mut [MaybeUninit<f32>]) -> R) -> R {
@@ -110,22 +100,6 @@ pub(super) fn with_scratch<R>(len: usize, f: impl FnOnce(&mut [MaybeUninit<f32>]
     result
 }
 
-/// Cuts `0..len` into at most `parts` contiguous ranges of nearly equal, never zero, length.
-pub(super) fn split(len: usize, parts: usize) -> Vec<Range<usize>> {
-    let parts = parts.clamp(1, len.max(1));
-    (0..parts).map(|i| i * len / parts..(i + 1) * len / parts).filter(|r| !r.is_empty()).collect()
-}
-
-/// Values that are added up in no time.
-const SMALL_PARTIAL: usize = 48 << 10;
-
-/// Computes partial results of `size` values over `0..len`; they come in index order. One per thread, or a few where they
-/// are small: a thread that comes late takes fewer then.
-pub(super) fn partials<A: Send>(len: usize, size: usize, f: impl Fn(Range<usize>) -> A + Send + Sync) -> Vec<A> {
-    let parts = if size <= SMALL_PARTIAL { 4 * threads() } else { threads() };
-    split(len, parts).into_par_iter().map(f).collect()
-}
-
 /// A new vector of `len` elements whose disjoint bands of whole rows threads fill; `f` gets the first row's index
 /// and the band, zeroed.
 ///
@@ -137,13 +111,24 @@ pub(super) fn build_rows<T: Element>(
     rows: usize,
     f: impl Fn(usize, &mut [T]) + Sync,
 ) -> Vec<T> {
-    let clear_and_fill = |first: usize, band: &mut [MaybeUninit<T>]| {
-        band.fill(MaybeUninit::new(T::ZERO));
-        // SAFETY: the line above has initialised every element, and `MaybeUninit<T>` has the layout of `T`.
-        f(first, unsafe { &mut *(std::ptr::from_mut(band) as *mut [T]) });
+    // SAFETY: every element is cleared.
+    unsafe { build_whole_rows(len, width, rows, |first, band| f(first, cleared(band))) }
+}
+
+/// As [`build_rows`], row by row: many short ones make one piece of work.
+pub(super) fn build_lines<T: Element>(len: usize, width: usize, f: impl Fn(usize, &mut [T]) + Sync) -> Vec<T> {
+    let fill = |first: usize, band: &mut [MaybeUninit<T>]| {
+        band.chunks_mut(width).enumerate().for_each(|(i, line)| f(first + i, cleared(line)));
     };
-    // SAFETY: every element is initialised.
-    unsafe { build_whole_rows(len, width, rows, clear_and_fill) }
+    // SAFETY: every element is cleared.
+    unsafe { build_whole_rows(len, width, band(len / width), fill) }
+}
+
+/// `values`, all zero.
+fn cleared<T: Element>(values: &mut [MaybeUninit<T>]) -> &mut [T] {
+    values.fill(MaybeUninit::new(T::ZERO));
+    // SAFETY: the line above has initialised every element, and `MaybeUninit<T>` has the layout of `T`.
+    unsafe { &mut *(std::ptr::from_mut(values) as *mut [T]) }
 }
 
 /// As [`build_rows`], of memory that nobody has cleared.
@@ -171,46 +156,16 @@ pub(super) unsafe fn build_bands<T: Element, R: Send>(
     f: impl Fn(usize, &mut [MaybeUninit<T>]) -> R + Sync,
 ) -> (Vec<T>, Vec<R>) {
     let mut out = Vec::with_capacity(len);
-    let bands = out.spare_capacity_mut()[..len].par_chunks_mut(size.max(1)).enumerate();
-    let found = bands.map(|(band, out)| f(band, out)).collect();
+    let bands = out.spare_capacity_mut()[..len].chunks_mut(size.max(1)).enumerate().collect();
+    let found = map(bands, |(band, out)| f(band, out));
     // SAFETY: the bands cover the first `len` elements, and the caller's `f` writes each of them.
     unsafe { out.set_len(len) };
     (out, found)
 }
 
-/// Band height that gives every thread a few bands of `rows` rows: enough to balance, few enough to be cheap.
-pub(super) fn band(rows: usize) -> usize {
-    rows.div_ceil(4 * threads()).max(1)
-}
-
-/// Adds partial sums in index order.
-pub(super) fn add_up<T: Element>(parts: Vec<Vec<T>>) -> Vec<T> {
-    let mut parts = parts.into_iter();
-    let mut total = parts.next().unwrap_or_default();
-    for part in parts {
-        total.par_chunks_mut(1 << 14).zip(part.par_chunks(1 << 14)).for_each(|(t, p)| {
-            for (t, p) in t.iter_mut().zip(p) {
-                *t += *p;
-            }
-        });
-    }
-    total
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn splits_cover_everything_once() {
-        for len in [0, 1, 2, 7, 100] {
-            for parts in [1, 2, 3, 8, 200] {
-                let ranges = split(len, parts);
-                assert_eq!(ranges.iter().cloned().flatten().collect::<Vec<_>>(), (0..len).collect::<Vec<_>>());
-                assert!(ranges.len() <= parts && ranges.iter().all(|r| !r.is_empty()));
-            }
-        }
-    }
 
     #[test]
     fn strided_and_integer_tensors_are_refused() {

@@ -23,6 +23,7 @@ mod sum;
 mod tape;
 #[cfg(test)]
 pub(crate) mod testing;
+mod threads;
 
 pub use activation::activation;
 pub use backend::Backend;
@@ -32,3 +33,4 @@ pub use pool::{avg_pool2d, global_avg_pool, max_pool2d};
 pub use reshape::{concat, flatten, pad_channels, subsample};
 pub use scale::{mask_channels, scale};
 pub use tape::{Call, Kernel, MOST_DEPTH, Tape, Value, add_to};
+pub(crate) use threads::keep_awake;

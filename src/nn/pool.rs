@@ -4,7 +4,7 @@ use candle_core::{CpuStorage, CustomOp1, Layout, Result as CandleResult, Shape, 
 
 use super::Backend;
 use super::backend::Dims;
-use super::host::{self, build_rows, with_float};
+use super::host::{self, build_lines, build_rows, with_float};
 use super::reshape::{Slide, shifted};
 use super::simd::{Element, simd_fn};
 use super::tape::{Call, Kernel, Tape, Value, wrong_arity};
@@ -149,7 +149,7 @@ impl PoolOp {
     fn forward<T: Element>(&self, x: &[T]) -> Vec<T> {
         let Map { batch, channels, input, output, .. } = self.map;
         let image = input[0] * input[1] * channels;
-        build_rows(batch * output[0] * output[1] * channels, output[1] * channels, 1, |line, y| {
+        build_lines(batch * output[0] * output[1] * channels, output[1] * channels, |line, y| {
             let x = &x[line / output[0] * image..][..image];
             match self.kind {
                 Kind::Max => max_line(&self.map, line % output[0], x, y),

@@ -131,7 +131,7 @@ impl Kernel for Move {
         let [x, ..] = args else { return Err(wrong_arity("reshape", args)) };
         let moved = match self {
             Self::Subsample(stride, len) => return gather(x, *stride, *len),
-            Self::PadChannels(before, after) => pad_channels(Backend::Kernels, x, *before, *after),
+            Self::PadChannels(before, after) => return widen(x, *before, *after),
             Self::Concat => concat(Backend::Kernels, args),
             Self::Flatten => flatten(Backend::Kernels, x),
             Self::Reshape(shape) => return x.reshape(shape.as_slice()),
@@ -143,7 +143,7 @@ impl Kernel for Move {
         let (dy, shape) = (call.gradient, &call.shapes[0]);
         let dx = match self {
             Self::Subsample(stride, _) => spread(dy, shape, *stride)?,
-            Self::PadChannels(before, _) => dy.narrow(3, *before, shape.dims()[3])?.contiguous()?,
+            Self::PadChannels(before, _) => narrow(dy, shape, *before)?,
             Self::Concat => {
                 let mut first = 0;
                 let mut part = |shape: &Shape| {
@@ -172,12 +172,29 @@ impl Kernel for Move {
     }
 }
 
+/// `[N, C, H, W]` as `[N, H, W, C]`, in one pass and without a gradient.
+pub(super) fn channels_last(x: &Tensor) -> CandleResult<Tensor> {
+    let (batch, channels, height, width) = x.dims4()?;
+    with_float!(x.dtype(), T => {
+        let y = host::read::<T, _>(&x.contiguous()?, |x| {
+            host::build_lines(x.len(), width * channels, |line, y| {
+                let (image, row) = (line / height, line % height);
+                for channel in 0..channels {
+                    let from = &x[((image * channels + channel) * height + row) * width..][..width];
+                    y[channel..].iter_mut().step_by(channels).zip(from).for_each(|(to, from)| *to = *from);
+                }
+            })
+        })?;
+        host::tensor(y, (batch, height, width, channels))
+    })
+}
+
 /// [`subsample`] to `len` rows and columns, in one pass.
 fn gather(x: &Tensor, stride: [usize; 2], [rows, columns]: [usize; 2]) -> CandleResult<Tensor> {
     let (batch, height, width, channels) = x.dims4()?;
     with_float!(x.dtype(), T => {
         let y = host::read::<T, _>(&x.contiguous()?, |x| {
-            host::build_rows(batch * rows * columns * channels, columns * channels, 1, |line, y| {
+            host::build_lines(batch * rows * columns * channels, columns * channels, |line, y| {
                 let (n, row) = (line / rows, line % rows);
                 let line = &x[(n * height + row * stride[0]) * width * channels..][..width * channels];
                 for (to, from) in y.chunks_exact_mut(channels).zip(line.chunks(stride[1] * channels)) {
@@ -189,12 +206,45 @@ fn gather(x: &Tensor, stride: [usize; 2], [rows, columns]: [usize; 2]) -> Candle
     })
 }
 
+/// [`pad_channels`], in one pass.
+fn widen(x: &Tensor, before: usize, after: usize) -> CandleResult<Tensor> {
+    let (batch, height, width, channels) = x.dims4()?;
+    let wider = before + channels + after;
+    with_float!(x.dtype(), T => {
+        let y = host::read::<T, _>(&x.contiguous()?, |x| {
+            host::build_lines(x.len() / channels * wider, width * wider, |line, y| {
+                let line = &x[line * width * channels..][..width * channels];
+                for (to, from) in y.chunks_exact_mut(wider).zip(line.chunks_exact(channels)) {
+                    to[before..before + channels].copy_from_slice(from);
+                }
+            })
+        })?;
+        host::tensor(y, (batch, height, width, wider))
+    })
+}
+
+/// The gradient of [`pad_channels`]: what of `dy` belongs to channels that were there `before`.
+fn narrow(dy: &Tensor, shape: &Shape, before: usize) -> CandleResult<Tensor> {
+    let ((_, _, width, channels), wider) = (shape.dims4()?, dy.dim(3)?);
+    with_float!(dy.dtype(), T => {
+        let dx = host::read::<T, _>(dy, |dy| {
+            host::build_lines(shape.elem_count(), width * channels, |line, dx| {
+                let line = &dy[line * width * wider..][..width * wider];
+                for (to, from) in dx.chunks_exact_mut(channels).zip(line.chunks_exact(wider)) {
+                    to.copy_from_slice(&from[before..before + channels]);
+                }
+            })
+        })?;
+        host::tensor(dx, shape.clone())
+    })
+}
+
 /// The gradient of [`subsample`]: `dy` at the kept rows and columns, zero elsewhere.
 fn spread(dy: &Tensor, shape: &Shape, stride: [usize; 2]) -> CandleResult<Tensor> {
     let ((_, height, width, channels), (_, rows, columns, _)) = (shape.dims4()?, dy.dims4()?);
     with_float!(dy.dtype(), T => {
         let dx = host::read::<T, _>(dy, |dy| {
-            host::build_rows(shape.elem_count(), width * channels, 1, |line, dx| {
+            host::build_lines(shape.elem_count(), width * channels, |line, dx| {
                 let (n, y) = (line / height, line % height);
                 if y.is_multiple_of(stride[0]) {
                     let line = &dy[(n * rows + y / stride[0]) * columns * channels..][..columns * channels];

@@ -1,13 +1,13 @@
 //! A map times one factor per channel: squeeze-and-excitation gates and channel masks.
 
 use candle_core::{CpuStorage, CustomOp2, Layout, Result as CandleResult, Shape, Tensor};
-use rayon::prelude::*;
 
 use super::Backend;
 use super::backend::{Dims, expect_shape};
-use super::host::{self, build_rows, partials, with_float};
+use super::host::{self, build_rows, with_float};
 use super::simd::{Element, simd_fn};
 use super::tape::{Call, Kernel, Tape, Value, wrong_arity};
+use super::threads::{add_up, map, partials};
 use crate::error::Result;
 
 /// `x` times a gate per image and channel (squeeze and excitation).
@@ -84,10 +84,10 @@ impl ScaleOp {
                 let range = rows.start * channels..rows.end * channels;
                 sum_up(&x[range.clone()], &dy[range])
             });
-            host::add_up(parts)
+            add_up(parts)
         } else {
             let share = x.len() / self.gates;
-            x.par_chunks(share).zip(dy.par_chunks(share)).flat_map_iter(|(x, dy)| sum_up(x, dy)).collect()
+            map(x.chunks(share).zip(dy.chunks(share)).collect(), |(x, dy)| sum_up(x, dy)).concat()
         };
         totals.into_iter().map(T::from_f64).collect()
     }

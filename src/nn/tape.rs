@@ -8,10 +8,10 @@
 use std::sync::{Arc, OnceLock};
 
 use candle_core::{CpuStorage, InplaceOp2, Layout, Result as CandleResult, Shape, Tensor};
-use rayon::prelude::*;
 
 use super::host::{self, with_float};
 use super::norm::Moments;
+use super::threads::map;
 use crate::error::Result;
 
 /// An operation with its own gradient, on contiguous tensors in host memory.
@@ -343,7 +343,7 @@ impl InplaceOp2 for AddTo {
         with_float!(host::dtype(a), T => {
             let b = host::slice::<T>(b, lb)?;
             let a = host::slice_mut::<T>(a, la)?;
-            a.par_chunks_mut(BLOCK).zip(b.par_chunks(BLOCK)).for_each(|(a, b)| {
+            map(a.chunks_mut(BLOCK).zip(b.chunks(BLOCK)).collect(), |(a, b): (&mut [T], &[T])| {
                 a.iter_mut().zip(b).for_each(|(a, b)| *a += *b);
             });
             Ok(())

@@ -7,13 +7,13 @@ use std::borrow::Cow;
 use std::ops::Range;
 
 use gemm::Parallelism;
-use rayon::prelude::*;
 
 use super::window::{Channels, Window};
 use super::{Built, Geometry, single};
 use crate::nn::gemm::{Mat, MatMut, add_outer_product, add_product};
-use crate::nn::host::{add_up, band, build_rows, partials, threads};
+use crate::nn::host::build_rows;
 use crate::nn::simd::Element;
+use crate::nn::threads::{add_up, band, map, partials, split, threads};
 use crate::simd::CHANNEL_BLOCK;
 
 /// Bytes of gathered rows that fit the second-level cache beside the product's own packing buffers.
@@ -22,6 +22,10 @@ const CACHED_BYTES: usize = 1 << 20;
 const LEAST_ROWS: usize = 256;
 /// Most bytes of gathered rows per thread.
 const MOST_BYTES: usize = 8 << 20;
+/// Filters that one thread transposes at a time.
+const FILTERS_PER_PIECE: usize = 16;
+/// Rows of a weight that one thread copies at a time.
+const ROWS_PER_PIECE: usize = 64;
 
 /// Target positions per block when each gathers `width` values.
 fn block_rows<T>(width: usize) -> usize {
@@ -59,7 +63,7 @@ impl<'a, T: Element> Gatherer<'a, T> {
         let most = if self.window.is_identity() { usize::MAX } else { block_rows::<T>(self.pitch) };
         // Blocks of equal height, rather than full ones and a small rest.
         let count = rows.len().div_ceil(most).max(1);
-        crate::nn::host::split(rows.len(), count).into_iter().map(move |r| rows.start + r.start..rows.start + r.end)
+        split(rows.len(), count).into_iter().map(move |r| rows.start + r.start..rows.start + r.end)
     }
 
     fn rows(&mut self, group: usize, rows: Range<usize>) -> Mat<'_, T> {
@@ -92,10 +96,13 @@ fn pack<'a, T: Element>(g: &Geometry, weight: &'a [T]) -> Cow<'a, [T]> {
 /// Transposes each filter, a matrix of `size`.
 fn transpose_filters<T: Element>(from: &[T], to: &mut [T], size: [usize; 2]) {
     let [rows, columns] = size;
-    to.par_chunks_mut(rows * columns).zip(from.par_chunks(rows * columns)).with_min_len(16).for_each(|(to, from)| {
-        for (j, to) in to.chunks_exact_mut(rows).enumerate() {
-            for (to, from) in to.iter_mut().zip(from[j..].iter().step_by(columns)) {
-                *to = *from;
+    let piece = FILTERS_PER_PIECE * rows * columns;
+    map(to.chunks_mut(piece).zip(from.chunks(piece)).collect(), |(to, from)| {
+        for (to, from) in to.chunks_exact_mut(rows * columns).zip(from.chunks_exact(rows * columns)) {
+            for (j, to) in to.chunks_exact_mut(rows).enumerate() {
+                for (to, from) in to.iter_mut().zip(from[j..].iter().step_by(columns)) {
+                    *to = *from;
+                }
             }
         }
     });
@@ -243,10 +250,13 @@ impl<T: Element> Class<T> {
         let (count, taps) = (g.group_in(), window.taps.len());
         let mut weight = vec![T::ZERO; g.conv.groups * taps * g.group_out() * count];
         let (filters, per_group) = (g.group_out(), taps * g.group_out());
-        weight.par_chunks_mut(count).with_min_len(64).enumerate().for_each(|(row, to)| {
-            let (group, tap, o) = (row / per_group, row % per_group / filters, row % filters);
-            let from = ((group * filters + o) * g.taps() + window.taps[tap].index) * count;
-            to.copy_from_slice(&packed[from..from + count]);
+        map(weight.chunks_mut(ROWS_PER_PIECE * count).enumerate().collect(), |(piece, rows)| {
+            for (i, to) in rows.chunks_exact_mut(count).enumerate() {
+                let row = piece * ROWS_PER_PIECE + i;
+                let (group, tap, o) = (row / per_group, row % per_group / filters, row % filters);
+                let from = ((group * filters + o) * g.taps() + window.taps[tap].index) * count;
+                to.copy_from_slice(&packed[from..from + count]);
+            }
         });
         Self { window, first, weight }
     }

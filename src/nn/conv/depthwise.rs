@@ -11,8 +11,9 @@ use std::ops::Range;
 
 use super::window::Window;
 use super::{Built, Geometry};
-use crate::nn::host::{add_up, band, build_whole_rows, partials};
+use crate::nn::host::build_whole_rows;
 use crate::nn::simd::{Element, simd_fn};
+use crate::nn::threads::{add_up, band, partials};
 
 /// Values of a band of lines: they are in the second-level cache when its moments are taken.
 const BAND: usize = 1 << 15;

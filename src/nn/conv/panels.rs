@@ -3,12 +3,11 @@
 use std::mem::MaybeUninit;
 use std::ops::Range;
 
-use rayon::prelude::*;
-
 use super::window::{Channels, Window};
 use super::{Built, Geometry};
-use crate::nn::host::{band, build_rows, with_scratch};
+use crate::nn::host::{build_rows, with_scratch};
 use crate::nn::simd::isa;
+use crate::nn::threads::{band, map};
 use crate::simd::epilogue::Epilogue;
 use crate::simd::product::{Panel, PanelProduct, TileShape, product, split_rows};
 use crate::simd::{CHANNEL_BLOCK, padded};
@@ -145,7 +144,7 @@ impl Packed {
             }
             (panel, packed)
         };
-        Self { taps, inner, columns, panels: panels.into_par_iter().map(pack).collect() }
+        Self { taps, inner, columns, panels: map(panels, pack) }
     }
 
     /// `count` rows times this, plus `bias`.

@@ -6,6 +6,7 @@ use gemm::Parallelism;
 
 use super::*;
 use crate::nn::gemm::{Mat, MatMut, add_product};
+use crate::nn::threads::threads;
 use crate::rng::Rng;
 
 /// Least of a few runs: the machine's noise only ever adds time.
@@ -62,7 +63,7 @@ fn convolutions_beside_matrix_products() {
             let product = best(|| {
                 let dst = MatMut::rows(&mut out, [rows, g.out_channels], g.out_channels);
                 let rhs = Mat::rows(&weight, [g.out_channels, filter], filter).t();
-                add_product(dst, Mat::rows(&columns, [rows, filter], filter), rhs, Parallelism::Rayon(host::threads()));
+                add_product(dst, Mat::rows(&columns, [rows, filter], filter), rhs, Parallelism::Rayon(threads()));
             });
             [
                 product,

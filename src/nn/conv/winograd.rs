@@ -12,13 +12,12 @@ mod tiles;
 use std::mem::MaybeUninit;
 use std::ops::Range;
 
-use rayon::prelude::*;
-
 use self::tiles::{End, Plane, Spread, Tiles, finish, gather_filters, stride, transform_filters};
 use super::{Built, Geometry};
-use crate::nn::host::{add_up, partials, split, threads, with_scratch};
+use crate::nn::host::with_scratch;
 use crate::nn::norm::PartialMoments;
 use crate::nn::simd::isa;
+use crate::nn::threads::{add_up, map, partials, split, threads};
 use crate::simd::epilogue::Epilogue;
 use crate::simd::outer::{OuterProduct, outer_product};
 use crate::simd::product::{Panel, PanelProduct, TileShape, ZEROS, product};
@@ -34,6 +33,8 @@ const SCRATCH: usize = 256 << 10;
 const SMALL_SCRATCH: usize = 128 << 10;
 /// Most values of small transformed filters; each part of a weight gradient has as many sums for itself.
 const SMALL_FILTERS: usize = 48 << 10;
+/// Outputs whose filters one thread transforms back at a time.
+const FILTERS_PER_PIECE: usize = 16;
 /// Values of transformed maps that a weight gradient goes over at a time: what a last-level cache holds.
 const CHUNK: usize = 2 << 20;
 /// Multiply-accumulates in the time of moving one transformed value in and out.
@@ -124,7 +125,7 @@ impl Filters {
             (panel, packed)
         };
         let panels: Vec<Panel> = TileShape::of(isa()).panels(padded(outputs)).collect();
-        Self { size, panels: panels.into_par_iter().map(transform).collect() }
+        Self { size, panels: map(panels, transform) }
     }
 }
 
@@ -185,7 +186,7 @@ fn convolve(plane: &Plane, tiles: &Tiles, filters: &Filters, bias: Option<&[f32]
         // SAFETY: `finish` wrote all of the band.
         for_norm.then(|| unsafe { PartialMoments::of_written(band, outputs) })
     };
-    let moments: Vec<Option<PartialMoments>> = bands.into_par_iter().map(of_band).collect();
+    let moments: Vec<Option<PartialMoments>> = map(bands, of_band);
     // SAFETY: the tiles cover the map, and each wrote its pixels.
     unsafe { out.set_len(len) };
     Built { values: out, moments: moments.into_iter().flatten().collect() }
@@ -201,11 +202,14 @@ fn correlate(x: &Plane, dy: &Plane, tiles: &Tiles) -> Vec<f32> {
         false => correlate_together(x, dy, tiles),
     };
     let mut dweight = vec![0.0; outputs * inputs * 9];
-    dweight.par_chunks_mut(inputs * 9).enumerate().for_each(|(output, to)| {
-        let from = &sums[output * inputs..];
-        // SAFETY: `from` has one row of whole vectors per frequency.
-        unsafe {
-            compiled_for!(isa(), gather_filters(from: &[f32] = from, step: usize = inputs * outputs, to: &mut [f32] = to));
+    let pieces = dweight.chunks_mut(FILTERS_PER_PIECE * inputs * 9).enumerate().collect();
+    map(pieces, |(piece, filters)| {
+        for (i, to) in filters.chunks_exact_mut(inputs * 9).enumerate() {
+            let from = &sums[(piece * FILTERS_PER_PIECE + i) * inputs..];
+            // SAFETY: `from` has one row of whole vectors per frequency.
+            unsafe {
+                compiled_for!(isa(), gather_filters(from: &[f32] = from, step: usize = inputs * outputs, to: &mut [f32] = to));
+            }
         }
     });
     dweight
@@ -276,7 +280,7 @@ fn correlate_together(x: &Plane, dy: &Plane, tiles: &Tiles) -> Vec<f32> {
         let first = range.start;
         let of_maps = Spread { is_gradient: false, plane: x, tiles, first, count, out: maps.as_mut_ptr().cast() };
         let of_gradients = Spread { is_gradient: true, plane: dy, out: gradients.as_mut_ptr().cast(), ..of_maps };
-        split(count, 8 * threads()).into_par_iter().for_each(|part| {
+        map(split(count, 8 * threads()), |part| {
             let part = range.start + part.start..range.start + part.end;
             // SAFETY: the buffers hold `count` tiles of every frequency, and no two parts share a tile.
             unsafe {
@@ -285,7 +289,7 @@ fn correlate_together(x: &Plane, dy: &Plane, tiles: &Tiles) -> Vec<f32> {
             }
         });
         let sums = &mut sums.spare_capacity_mut()[..FREQUENCIES * inputs * outputs];
-        sums.par_chunks_mut(inputs * outputs).enumerate().for_each(|(f, sum)| {
+        map(sums.chunks_mut(inputs * outputs).enumerate().collect(), |(f, sum): (usize, &mut [MaybeUninit<f32>])| {
             // SAFETY: both transforms are complete; all chunks but the first add to what the first wrote.
             unsafe { add_products(&of_gradients, &of_maps, f, sum.as_mut_ptr().cast(), chunk > 0) };
         });

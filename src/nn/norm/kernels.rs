@@ -7,8 +7,9 @@
 use std::mem::MaybeUninit;
 
 use crate::nn::activation::Function;
-use crate::nn::host::{build_whole_rows, partials};
+use crate::nn::host::build_whole_rows;
 use crate::nn::simd::{Element, simd_fn};
+use crate::nn::threads::partials;
 
 /// Elements per block: a block of input and gradient stays in the second-level cache between two passes.
 const BLOCK: usize = 1 << 15;

@@ -3,8 +3,8 @@
 use std::mem::MaybeUninit;
 
 use super::kernels::{fold, repeat, squares, sum, widths};
-use crate::nn::host::partials;
 use crate::nn::simd::Element;
+use crate::nn::threads::partials;
 
 /// Mean and biased variance per channel, and whether they depend on the input.
 #[derive(Debug)]
