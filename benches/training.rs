@@ -1,6 +1,6 @@
 //! Kernels of training, forward and backward, on a batch of 16 and all threads.
 //!
-//! `cargo bench --bench training -- FILTER`. Convolutions count floating-point operations as elements, twice the
+//! `cargo bench --bench training -- FILTER`, with the program's allocator and threads. Convolutions count floating-point operations as elements, twice the
 //! multiply-accumulates that the definition takes of each pass: one forward, two backward; what only moves memory counts the
 //! bytes of its map.
 
@@ -12,10 +12,14 @@ use std::time::Duration;
 use candle_core::{Device, Tensor, Var};
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
 use secateur::Result;
+use secateur::cli::ReusingAllocator;
 use secateur::graph::{Activation, Conv2d};
 use secateur::nn::{NormValues, Tape, Value};
 
 use shared::noise;
+
+#[global_allocator]
+static ALLOCATOR: ReusingAllocator = ReusingAllocator::new();
 
 const BATCH: usize = 16;
 
@@ -38,7 +42,7 @@ fn both_ways(
     group.sample_size(10).warm_up_time(Duration::from_millis(300)).measurement_time(Duration::from_secs(2));
     let [forward, backward] = throughput;
     group.throughput(forward);
-    group.bench_function("forward", |b| b.iter_with_large_drop(|| run(&mut Tape::new()).expect("it fits")));
+    group.bench_function("forward", |b| b.iter(|| run(&mut Tape::new()).expect("it fits")));
     let gradient = tensor(run(&mut Tape::new())?.tensor().dims())?;
     let forward = || {
         let mut tape = Tape::new();
@@ -109,6 +113,8 @@ fn elementwise(c: &mut Criterion) -> Result<()> {
 }
 
 fn all(c: &mut Criterion) {
+    ALLOCATOR.keep_small_blocks();
+    rayon::ThreadPoolBuilder::new().use_current_thread().build_global().expect("nobody made one before");
     convolutions(c).and_then(|()| elementwise(c)).expect("these kernels take these shapes");
 }
 
