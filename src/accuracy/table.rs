@@ -89,6 +89,7 @@ fn gains(outcomes: &[Outcome]) -> Vec<Vec<String>> {
     .collect()
 }
 
+const NO_GAINS: &str = "Nothing to compare with: the method adapted was not run.";
 const GAIN_HEADER: [&str; 4] = ["method", "removed", "points beside the adapted teacher", "runs"];
 
 /// The gate's worth on pruned students and on adapted teachers.
@@ -114,7 +115,10 @@ fn markdown_table(header: &[&str], rows: Vec<Vec<String>>) -> String {
 /// Three Markdown tables: every task and method, what methods are worth on average, and what the gate is.
 pub fn markdown(outcomes: &[Outcome]) -> String {
     let rows = groups(outcomes).iter().map(Group::cells).collect();
-    let gains = markdown_table(&GAIN_HEADER, gains(outcomes));
+    let gains = match gains(outcomes) {
+        rows if rows.is_empty() => format!("{NO_GAINS}\n"),
+        rows => markdown_table(&GAIN_HEADER, rows),
+    };
     let gate = markdown_table(&Validation::HEADER, validations(outcomes));
     format!("{}\n{gains}\n{gate}", markdown_table(&HEADER, rows))
 }
@@ -144,7 +148,10 @@ pub fn page(title: &str, outcomes: &[Outcome]) -> String {
     page.remark("Accuracy on all target images, mean ± standard deviation over seeds; labels serve this column alone");
     page.table(&HEADER, &groups(outcomes).iter().map(Group::cells).collect::<Vec<_>>());
     page.heading("Beside the adapted teacher");
-    page.table(&GAIN_HEADER, &gains(outcomes));
+    match gains(outcomes) {
+        rows if rows.is_empty() => page.remark(NO_GAINS),
+        rows => page.table(&GAIN_HEADER, &rows),
+    }
     page.heading("The gate beside the labels");
     page.table(&Validation::HEADER, &validations(outcomes));
     page.finish()

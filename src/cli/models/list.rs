@@ -63,8 +63,8 @@ impl Row {
 pub(super) fn table(rows: &[Row]) -> String {
     let width = rows.iter().map(|row| row.model.as_str().len()).max().unwrap_or(0).max(5);
     let mut lines = vec![format!(
-        "{:<width$} {:>7} {:>9} {:>9} {:>9} {:>7} {:>12} {:<24} state",
-        "model", "version", "age", "size", "params", "classes", "input", "architecture"
+        "{:<width$} {:>7} {:>9} {:>9} {:>9} {:>7} {:>4} {:>12} {:<24} state",
+        "model", "version", "age", "size", "params", "classes", "int8", "input", "architecture"
     )];
     for row in rows {
         let start = format!("{:<width$} {:>7}", row.model, row.version);
@@ -73,11 +73,12 @@ pub(super) fn table(rows: &[Row]) -> String {
             Ok(m) => {
                 let [c, h, w] = m.model.input;
                 format!(
-                    "{start} {:>9} {:>9} {:>9} {:>7} {:>12} {:<24} {}",
+                    "{start} {:>9} {:>9} {:>9} {:>7} {:>4} {:>12} {:<24} {}",
                     age(m.published_unix_s),
                     format!("{}B", short(m.model_bytes)),
                     short(m.model.params),
                     m.model.classes,
+                    if m.model.int8 { "yes" } else { "-" },
                     format!("{c}×{h}×{w}"),
                     m.model.arch,
                     row.state
