@@ -7,7 +7,9 @@
 #   ./install.sh --check            only the checks
 #   ./install.sh --remove           the program goes, models, images and settings stay
 set -eu
+from=$PWD
 cd "$(dirname "$0")"
+usage="usage: install.sh [--prefix FOLDER] [--check | --remove]"
 
 prefix=/usr/local action=install
 while [ $# -gt 0 ]; do
@@ -15,10 +17,12 @@ while [ $# -gt 0 ]; do
     --prefix) prefix=${2:?--prefix: expected a folder}; shift ;;
     --check) action=check ;;
     --remove) action=remove ;;
-    *) echo "usage: install.sh [--prefix FOLDER] [--check | --remove]" >&2; exit 2 ;;
+    --help) echo "$usage"; exit 0 ;;
+    *) echo "$usage" >&2; exit 2 ;;
   esac
   shift
 done
+case $prefix in /*) ;; *) prefix=$from/$prefix ;; esac
 fail() { echo "install.sh: $1" >&2; exit 1; }
 
 # Where things go.
@@ -35,6 +39,7 @@ service=no
 if [ "$(id -u)" = 0 ] && [ -d /run/systemd/system ]; then service=yes; fi
 
 if [ "$action" = remove ]; then
+  [ -e "$bin" ] || fail "$bin is not there: nothing to remove"
   if [ "$service" = yes ] && [ -e "$units" ]; then
     systemctl stop secateur.service
     systemctl disable secateur.service

@@ -116,12 +116,26 @@ const SMALL_SIDE: usize = 64;
 /// Photographs are trained at this fraction of the evaluation size: crops look larger than at test time otherwise
 /// (Touvron et al. 2019, arXiv:1906.06423), and a step costs half.
 const TRAIN_SIZE_FRACTION: f64 = 5.0 / 7.0;
+/// How often fine-tuning sees each image: what is removed from a network has to be learnt on all of them.
+const PASSES: usize = 6;
+/// Most times that fine-tuning is longer for it.
+const MOST_LONGER: usize = 3;
 
 impl AdaptConfig {
     /// Defaults for a model: chosen by its input alone, never by labels.
     pub fn for_model(info: &ModelInfo) -> Self {
         let p = &info.preprocess;
         Self::for_input([p.channels, p.height, p.width])
+    }
+
+    /// This with more updates of fine-tuning, up to [`MOST_LONGER`] times as many, where it would see each of `images` less
+    /// than [`PASSES`] times.
+    #[must_use]
+    pub fn for_images(mut self, images: usize) -> Self {
+        let steps = self.fine_tune.steps;
+        let enough = (PASSES * images).div_ceil(self.batch_size.max(1));
+        self.fine_tune.steps = enough.clamp(steps, MOST_LONGER * steps);
+        self
     }
 
     /// Defaults for models whose input has these channels, height and width.
@@ -190,6 +204,12 @@ impl AdaptConfig {
                 return Err(Error::Config(format!("{name}: expected a positive number, got {value}")));
             }
         }
+        if self.train.is_classifier_alone() && self.budget.is_none() {
+            return Err(Error::Config(format!(
+                "train: expected bn, all or last:2 and more without pruning, got {}: adapting leaves the classifier as it is",
+                self.train
+            )));
+        }
         let at_least_zero = [
             ("weight_decay", self.weight_decay),
             ("teacher.pseudo_label_weight", self.teacher.pseudo_label_weight),
@@ -217,5 +237,20 @@ impl AdaptConfig {
             }
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn many_images_are_tuned_for_longer_and_not_for_ever() {
+        let photographs = AdaptConfig::for_input([3, 224, 224]);
+        for (images, steps) in [(0, 170), (100, 170), (906, 170), (1000, 188), (2817, 510), (usize::MAX / 8, 510)] {
+            assert_eq!(photographs.clone().for_images(images).fine_tune.steps, steps, "{images}");
+        }
+        let digits = AdaptConfig { batch_size: 128, ..AdaptConfig::for_input([1, 28, 28]) };
+        assert_eq!(digits.for_images(10_000).fine_tune.steps, 469);
     }
 }

@@ -12,7 +12,9 @@ use super::config::{AdaptConfig, SoftMask};
 use super::memory::memory_plan;
 use super::trial::{StepKind, trial};
 use crate::Result;
+use crate::graph::ChannelGroups;
 use crate::model::{ActivationMemory, LEAST_IMAGES, Teacher};
+use crate::prune::{Measure, Selector};
 
 /// Steps of each size; the first warms up, the fastest of the others counts.
 const STEPS: usize = 3;
@@ -35,8 +37,13 @@ pub struct Forecast {
 /// Takes a few short steps of `model` and predicts a run by them.
 ///
 /// # Errors
-/// As [`trial`].
+/// [`crate::Error::Config`] if the budget is out of reach; as [`trial`].
 pub fn forecast(model: &Teacher, config: &AdaptConfig, device: &Device) -> Result<Forecast> {
+    // What cannot be done is told before it is timed.
+    config.train.check(&model.graph)?;
+    if let Some(budget) = config.budget.filter(|budget| budget.measure != Measure::Latency) {
+        Selector::new(&model.graph, &ChannelGroups::new(&model.graph, config.scope), budget, &config.limits)?;
+    }
     let ActivationMemory { parts, recomputes } = memory_plan(&model.graph, config)?.memory;
     let most = config.batch_size.div_ceil(parts);
     let sizes = [(most / 4).max(LEAST_IMAGES), (most / 2).max(LEAST_IMAGES)];
@@ -69,8 +76,9 @@ fn plain_steps(config: &AdaptConfig) -> f64 {
     let mask = &config.mask;
     let probe = if mask.soft == SoftMask::Adversarial { PROBE / mask.probe_every.max(1) as f64 } else { 0.0 };
     let closings = if mask.soft == SoftMask::Off { 0.0 } else { 1.0 };
-    let pruning = config.budget.map_or(0.0, |_| mask.steps as f64 * (1.0 + closings + probe));
-    config.teacher.steps as f64 + pruning + config.fine_tune.steps as f64
+    let pruning = mask.steps as f64 * (1.0 + closings + probe) + config.fine_tune.steps as f64;
+    let adapting = if config.train.is_classifier_alone() { 0.0 } else { config.teacher.steps as f64 };
+    adapting + config.budget.map_or(0.0, |_| pruning)
 }
 
 #[cfg(test)]
@@ -78,7 +86,9 @@ mod tests {
     use super::*;
     use crate::arch::{ArchOptions, build};
     use crate::model::ModelInfo;
+    use crate::model::TrainScope;
     use crate::model::testing::random_params;
+    use crate::prune::Budget;
     use crate::rng::Rng;
     use crate::weights::ModelDescription;
 
@@ -103,10 +113,15 @@ mod tests {
         config.batch_size = 8;
         config.budget = None;
         let told = forecast(&model, &config, &Device::Cpu).unwrap();
-        let steps = (config.teacher.steps + config.fine_tune.steps) as f64;
+        let steps = config.teacher.steps as f64;
         assert!(told.images_per_s > 0.0 && told.images_per_s.is_finite());
         assert!((told.seconds * told.images_per_s / (8.0 * steps) - 1.0).abs() < 1e-9, "{told:?}");
-        config.teacher.steps = 0;
-        assert!(plain_steps(&config) < steps);
+        config.train = TrainScope::Head;
+        assert_eq!(plain_steps(&config), 0.0);
+        config.budget = Some(Budget::channels(0.5));
+        assert!(plain_steps(&config) > (config.mask.steps + config.fine_tune.steps) as f64);
+        config.budget = Some(Budget::channels(0.999));
+        let message = forecast(&model, &config, &Device::Cpu).unwrap_err().to_string();
+        assert!(message.starts_with("budget channels=0.999"), "{message}");
     }
 }

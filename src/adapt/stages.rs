@@ -20,7 +20,7 @@ use super::target::{ImageSet, pass_config};
 use super::teacher_phase::TeacherPhase;
 use crate::data::{OrderedPass, Transform};
 use crate::graph::Graph;
-use crate::model::{Params, Student, TrainScope};
+use crate::model::{Params, Student};
 use crate::prune::{Admm, Measure, Selector, surgery};
 use crate::{Error, Result};
 
@@ -192,10 +192,10 @@ impl<'a> Stages<'a> {
     /// Runs `phase` to its end, from where a checkpoint left it.
     fn drive(&mut self, phase: Phase, steps: usize, work: &mut impl Steps) -> Result<()> {
         let context = self.context;
-        let checkpoint = self.resumed.as_ref().filter(|c| c.progress.phase == phase);
         let (mut from, mut states) = (0, None);
-        if let Some(Checkpoint { progress, tensors }) = checkpoint {
-            work.load(tensors)?;
+        // Taken, for a limit on memory has no room for a second copy of everything.
+        if let Some(Checkpoint { progress, tensors }) = self.resumed.take_if(|c| c.progress.phase == phase) {
+            work.load(&tensors)?;
             (from, states) = (progress.step, Some((progress.loader, progress.source_loader)));
         }
         let sets = (context.images, context.train.as_slice(), context.source);
@@ -261,7 +261,7 @@ impl<'a> Stages<'a> {
             self.candidate(AdaptedBy::Statistics, statistics.clone(), Expect::BetterAnswers, before)?,
         ];
         // The classifier is frozen in this phase: with nothing else to train there is nothing to do.
-        if context.config.teacher.steps > 0 && context.config.train != TrainScope::Head {
+        if context.config.teacher.steps > 0 && !context.config.train.is_classifier_alone() {
             let mut phase = TeacherPhase::new(context, &statistics)?;
             self.drive(Phase::Teacher, context.config.teacher.steps, &mut phase)?;
             let trained = self.with_statistics(graph, &phase.into_params()?)?;

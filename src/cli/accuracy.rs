@@ -12,6 +12,7 @@ use super::output::print;
 use super::signals::stop_flag;
 use crate::accuracy::{Method, Outcome, Results, Stage, Start, Steps, Suite, Task, Trial, markdown, page, trials};
 use crate::adapt::{AdaptConfig, Report};
+use crate::data::{Source, SourceConfig};
 use crate::model::Teacher;
 use crate::weights::{ModelDescription, write_bytes_atomic};
 use crate::{Error, Result};
@@ -106,7 +107,8 @@ impl AccuracyArgs {
     /// The phases' updates on `task`.
     pub(super) fn steps(&self, task: &Task) -> Result<Steps> {
         let info = Teacher::load(&task.teacher, ModelDescription::default(), &Device::Cpu)?.info;
-        let config = AdaptConfig::for_model(&info);
+        let images = Source::open(&task.target, &SourceConfig::default())?.len();
+        let config = AdaptConfig::for_model(&info).for_images(images);
         Ok(Steps {
             adapt: self.adapt_steps.unwrap_or(config.teacher.steps),
             mask: self.mask_steps.map_or(config.mask.steps, std::num::NonZero::get),

@@ -99,9 +99,10 @@ pub(super) struct RunArgs {
     /// Updates of phase 2 (masks) [default: 100; 200 for inputs up to 64 pixels]
     #[arg(long, value_name = "N")]
     mask_steps: Option<usize>,
-    /// Updates of phase 3 (fine-tuning) [default: 170; 400 for inputs up to 64 pixels]
+    /// Updates of phase 3 (fine-tuning) [default: six passes over the images, at least 170 and at most 510; 400 to 1200 for
+    /// inputs up to 64 pixels]
     #[arg(long, value_name = "N")]
-    tune_steps: Option<usize>,
+    pub(super) tune_steps: Option<usize>,
     /// Multiplies every learning rate
     #[arg(long, value_name = "FACTOR", default_value_t = 1.0)]
     lr_scale: f64,
@@ -127,12 +128,16 @@ fn parse_cap(text: &str) -> Result<(String, f64), String> {
 /// Bytes of a megabyte, wherever this program speaks of one.
 pub(super) const MB: u64 = 1_000_000;
 
-/// A size such as 600MB, 2GB or 900000000, in decimal units.
+/// A size such as 600MB, 2G, 512MiB or 900000000.
 pub(super) fn parse_bytes(text: &str) -> Result<u64, String> {
-    let units = [("kB", 1e3), ("MB", 1e6), ("GB", 1e9), ("B", 1.0), ("", 1.0)];
-    let found = units.iter().find_map(|(unit, bytes)| Some((text.strip_suffix(unit)?, bytes)));
-    let (number, unit) = found.ok_or("expected a size such as 600MB")?;
-    let number: f64 = number.trim().parse().map_err(|_| format!("expected a size such as 600MB, got {text:?}"))?;
+    const KIB: f64 = 1024.0;
+    let binary = [("kib", KIB), ("mib", KIB * KIB), ("gib", KIB * KIB * KIB)];
+    let decimal = [("kb", 1e3), ("mb", 1e6), ("gb", 1e9), ("k", 1e3), ("m", 1e6), ("g", 1e9), ("b", 1.0), ("", 1.0)];
+    let lower = text.to_ascii_lowercase();
+    let found = binary.iter().chain(&decimal).find_map(|(unit, bytes)| Some((lower.strip_suffix(unit)?, bytes)));
+    let wrong = || format!("expected a size such as 600MB, 2GB or 512MiB, got {text:?}");
+    let (number, unit) = found.ok_or_else(wrong)?;
+    let number: f64 = number.trim().parse().map_err(|_| wrong())?;
     let bytes = (number * unit).round();
     match bytes.is_finite() && bytes >= 1e6 {
         true => Ok(bytes as u64),

@@ -44,6 +44,11 @@ impl TrainScope {
         }
     }
 
+    /// Whether nothing below the classifier is trained.
+    pub const fn is_classifier_alone(self) -> bool {
+        matches!(self, Self::Head | Self::Last(0 | 1))
+    }
+
     /// Names of the nodes of `graph` whose parameters may change.
     pub(super) fn layers(self, graph: &Graph) -> BTreeSet<String> {
         let nodes = graph.nodes();
