@@ -17,10 +17,10 @@ pub struct GateConfig {
     pub min_student_information: f64,
     /// Least diversity (entropy of the mean prediction) of the candidate relative to its reference's.
     pub min_diversity: f64,
-    /// Least stability of the candidate relative to its reference's.
+    /// Least stability of the candidate relative to its reference's. One standard error below is no reason to refuse.
     pub min_stability: f64,
     /// Least agreement of a trained teacher with one of those it comes from: the teacher as it came, or with the target's
-    /// statistics. One standard error below is no reason to refuse.
+    /// statistics. With the same allowance.
     pub min_kinship: f64,
     /// Fewest held-out images that can tell.
     pub min_images: usize,
@@ -152,7 +152,8 @@ pub fn judge(config: &GateConfig, expect: Expect, candidate: &Testimony, referen
     demand("mutual information", new.information, share * old.information);
     demand("diversity of the predictions", new.diversity, config.min_diversity * old.diversity);
     if let (Some(new), Some(old)) = (new.stability, old.stability) {
-        demand("stability under changes of the image", new, config.min_stability * old);
+        let least = config.min_stability * old - standard_error(new, images);
+        demand("stability under changes of the image", new, least);
     }
     if images < config.min_images {
         reasons.push(format!("too few images to tell, expected at least {}", config.min_images));
@@ -260,7 +261,8 @@ mod tests {
 
     #[test]
     fn answers_that_change_with_the_view_are_refused() {
-        let [firm, shaky] = [1.0, 0.7].map(|stability| Testimony { stability: Some(stability), ..sure() });
+        let many = logits(&[[9., 0., 0.], [0., 9., 0.], [0., 0., 9.], [9., 0., 0.]].repeat(25));
+        let [firm, shaky] = [1.0, 0.7].map(|stability| Testimony { stability: Some(stability), ..many.clone() });
         let verdict = judge(&few(), Expect::BetterAnswers, &shaky, &firm).unwrap();
         assert!(!verdict.accepted && verdict.reason.contains("stability"), "{}", verdict.reason);
         assert!(judge(&few(), Expect::BetterAnswers, &firm, &shaky).unwrap().accepted);

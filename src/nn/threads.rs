@@ -9,20 +9,19 @@
 //! operation look around for a while before they sleep.
 
 use std::cell::Cell;
+use std::num::NonZero;
 use std::ops::Range;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use rayon::Yield;
 
 use super::simd::Element;
 
-/// Turns of a loop that waits for the last pieces: some hundred microseconds.
-const TURNS_BEFORE_SLEEP: usize = 20_000;
-/// How long a thread without work looks for some: longer than what lies between two operations.
+/// How long a thread without work looks for some before it sleeps: longer than what lies between two operations.
 const BETWEEN_OPERATIONS: Duration = Duration::from_micros(300);
-/// Turns between two looks.
+/// Turns of a waiting loop between two looks.
 const TURNS_BETWEEN_LOOKS: usize = 16;
 /// Values that are added up in no time.
 const SMALL_PARTIAL: usize = 48 << 10;
@@ -59,10 +58,9 @@ pub(super) fn for_each_index(count: usize, f: impl Fn(usize) + Sync) {
             scope.spawn(move |_| work(helper % 2 == 1));
         }
         work(true);
-        let mut turns = 0;
-        while done.load(Ordering::Acquire) < count && turns < TURNS_BEFORE_SLEEP {
-            std::hint::spin_loop();
-            turns += 1;
+        let since = Instant::now();
+        while done.load(Ordering::Acquire) < count && has_own_processor() && since.elapsed() < BETWEEN_OPERATIONS {
+            pause();
         }
     });
 }
@@ -89,6 +87,9 @@ pub(crate) fn keep_awake() {
         static IS_LOOKING: Cell<bool> = const { Cell::new(false) };
     }
     let Some(caller) = rayon::current_thread_index() else { return };
+    if threads() == 1 || !has_own_processor() {
+        return;
+    }
     rayon::spawn_broadcast(move |thread| {
         // What is found may be this very task, sent again.
         if thread.index() == caller || IS_LOOKING.replace(true) {
@@ -99,10 +100,20 @@ pub(crate) fn keep_awake() {
             if rayon::yield_now() == Some(Yield::Executed) {
                 last = Instant::now();
             }
-            (0..TURNS_BETWEEN_LOOKS).for_each(|_| std::hint::spin_loop());
+            pause();
         }
         IS_LOOKING.set(false);
     });
+}
+
+fn pause() {
+    (0..TURNS_BETWEEN_LOOKS).for_each(|_| std::hint::spin_loop());
+}
+
+/// Whether a thread that waits keeps no other from working: there are no more of them than processors.
+fn has_own_processor() -> bool {
+    static PROCESSORS: OnceLock<usize> = OnceLock::new();
+    threads() <= *PROCESSORS.get_or_init(|| std::thread::available_parallelism().map_or(1, NonZero::get))
 }
 
 /// Indices that nobody has taken yet: those from the upper half of the number to the lower.
