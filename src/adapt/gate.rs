@@ -20,7 +20,7 @@ pub struct GateConfig {
     /// Least stability of the candidate relative to its reference's. One standard error below is no reason to refuse.
     pub min_stability: f64,
     /// Least agreement of a trained teacher with one of those it comes from: the teacher as it came, or with the target's
-    /// statistics. With the same allowance.
+    /// statistics. More is asked of one that answers more classes, and the same allowance made.
     pub min_kinship: f64,
     /// Fewest held-out images that can tell.
     pub min_images: usize,
@@ -141,7 +141,7 @@ pub fn judge(config: &GateConfig, expect: Expect, candidate: &Testimony, referen
         Expect::BetterAnswers => {}
         Expect::Kinship(_) => {
             let kinship = kinship.unwrap_or(f64::NAN);
-            let least = config.min_kinship - standard_error(kinship, images);
+            let least = config.min_kinship * classes_gained(&new, &old) - standard_error(kinship, images);
             demand("agreement with what it was trained from", kinship, least);
         }
     }
@@ -169,6 +169,12 @@ pub fn judge(config: &GateConfig, expect: Expect, candidate: &Testimony, referen
     };
     let reason = format!("{reason} (on {images} images)");
     Ok(Verdict { accepted, reason, agreement, kinship, candidate: new, reference: old, images })
+}
+
+/// How many times as many classes, e to their entropy, a candidate answers as its reference, at least once: training for
+/// information divides the few classes of a one-sided sample until there are enough.
+fn classes_gained(candidate: &Signals, reference: &Signals) -> f64 {
+    (candidate.diversity - reference.diversity).exp().max(1.0)
 }
 
 /// Of a share of so many images.
@@ -257,6 +263,24 @@ mod tests {
             let verdict = judged(kin, images).unwrap();
             assert_eq!(verdict.accepted, accepted, "{kin} of {images}: {}", verdict.reason);
         }
+    }
+
+    #[test]
+    fn who_answers_more_classes_has_to_agree_on_more() {
+        // Images of each class before and after.
+        let rows = |shares: [usize; 3]| -> Vec<[f32; 3]> {
+            let row = |class: usize| std::array::from_fn(|i| if i == class { 9.0 } else { 0.0 });
+            shares.iter().enumerate().flat_map(|(class, &count)| std::iter::repeat_n(row(class), count)).collect()
+        };
+        let judged = |from: [usize; 3], to: [usize; 3]| {
+            let start = logits(&rows(from));
+            judge(&GateConfig::default(), Expect::Kinship(&start), &logits(&rows(to)), &start).unwrap()
+        };
+        let same = judged([50, 50, 0], [45, 45, 10]);
+        assert!(same.accepted, "{}", same.reason);
+        let divided = judged([98, 2, 0], [65, 2, 33]);
+        assert!(divided.kinship > Some(0.6) && !divided.accepted, "{}", divided.reason);
+        assert!(divided.reason.contains("trained from"), "{}", divided.reason);
     }
 
     #[test]
