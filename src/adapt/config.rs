@@ -174,7 +174,7 @@ impl AdaptConfig {
                 soft: SoftMask::default(),
                 soft_min: 0.5,
                 probe_lr: 0.1,
-                probe_every: 4,
+                probe_every: 5,
                 probe_weight: 1.0,
                 criterion: Criterion::default(),
                 importance_batches: 20,

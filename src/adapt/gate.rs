@@ -141,7 +141,7 @@ pub fn judge(config: &GateConfig, expect: Expect, candidate: &Testimony, referen
         Expect::BetterAnswers => {}
         Expect::Kinship(_) => {
             let kinship = kinship.unwrap_or(f64::NAN);
-            let least = config.min_kinship * classes_gained(&new, &old) - standard_error(kinship, images);
+            let least = (config.min_kinship * classes_gained(&new, &old)).min(1.0) - standard_error(kinship, images);
             demand("agreement with what it was trained from", kinship, least);
         }
     }

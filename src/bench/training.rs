@@ -9,7 +9,7 @@ use crate::Result;
 use crate::adapt::{AdaptConfig, StepKind, forecast, memory_plan, peak_rss_mb, trial};
 use crate::model::Teacher;
 
-/// Steps before measuring. The adversary moves every second step, so both numbers are even.
+/// Steps before measuring.
 const WARM_UPS: usize = 2;
 
 /// Speed of training.
@@ -55,8 +55,8 @@ pub enum Size {
     Sides([usize; 2]),
 }
 
-/// Times training steps on random images, at the size and batch `config` trains with; `steps` is rounded up to an even
-/// number.
+/// Times training steps on random images, at the size and batch `config` trains with; `steps` of ADMP are rounded up to
+/// a multiple of those between two moves of the adversary.
 ///
 /// # Errors
 /// As training.
@@ -69,7 +69,11 @@ pub fn training_speed(
 ) -> Result<TrainingSpeed> {
     let [_, height, width] = model.graph.input_shape();
     let [height, width] = config.augment.train_size.unwrap_or([height, width]);
-    let steps = steps.next_multiple_of(2);
+    let steps = match kind {
+        StepKind::Plain => steps,
+        // The adversary has its full part in them.
+        StepKind::Admp => steps.next_multiple_of(config.mask.probe_every.max(1)),
+    };
     config.train.check(&model.graph)?;
     let plan = memory_plan(&model.graph, config)?;
     let expected = forecast(model, config, device)?;
