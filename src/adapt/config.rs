@@ -128,8 +128,7 @@ impl AdaptConfig {
         Self::for_input([p.channels, p.height, p.width])
     }
 
-    /// This with more updates of fine-tuning, up to [`MOST_LONGER`] times as many, where it would see each of `images` less
-    /// than [`PASSES`] times.
+    /// This with more updates of fine-tuning, up to three times as many, where it would see each of `images` less than six times.
     #[must_use]
     pub fn for_images(mut self, images: usize) -> Self {
         let steps = self.fine_tune.steps;
