@@ -1,8 +1,8 @@
 //! Kernels of training, forward and backward, on a batch of 16 and all threads.
 //!
-//! `cargo bench --bench training -- FILTER`, with the program's allocator and threads. Convolutions count floating-point operations as elements, twice the
-//! multiply-accumulates that the definition takes of each pass: one forward, two backward; what only moves memory counts the
-//! bytes of its map.
+//! `cargo bench --bench training -- FILTER`, with the program's allocator and threads. Convolutions count floating-point
+//! operations as elements, twice the multiply-accumulates that the definition takes of each pass: one forward, two backward;
+//! what only moves memory counts the bytes of its map.
 
 #[allow(dead_code, reason = "other benchmarks use the rest")]
 mod shared;

@@ -84,6 +84,7 @@ fn plain_steps(config: &AdaptConfig) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::adapt::config::TeacherConfig;
     use crate::arch::{ArchOptions, build};
     use crate::model::ModelInfo;
     use crate::model::TrainScope;
@@ -116,6 +117,8 @@ mod tests {
         let steps = config.teacher.steps as f64;
         assert!(told.images_per_s > 0.0 && told.images_per_s.is_finite());
         assert!((told.seconds * told.images_per_s / (8.0 * steps) - 1.0).abs() < 1e-9, "{told:?}");
+        let unadapted = AdaptConfig { teacher: TeacherConfig { steps: 0, ..config.teacher.clone() }, ..config.clone() };
+        assert!(plain_steps(&unadapted) < steps);
         config.train = TrainScope::Head;
         assert_eq!(plain_steps(&config), 0.0);
         config.budget = Some(Budget::channels(0.5));

@@ -222,10 +222,12 @@ mod tests {
 
     #[test]
     fn split_covers_the_range_without_empty_parts() {
-        for (len, parts) in [(10, 3), (2, 4), (0, 3), (1, 1)] {
-            let ranges = split(len, parts);
-            assert_eq!(ranges.iter().flat_map(Clone::clone).collect::<Vec<_>>(), (0..len).collect::<Vec<_>>());
-            assert!(ranges.len() <= parts && ranges.iter().all(|r| !r.is_empty()));
+        for len in [0, 1, 2, 7, 100] {
+            for parts in [1, 2, 3, 8, 200] {
+                let ranges = split(len, parts);
+                assert_eq!(ranges.iter().cloned().flatten().collect::<Vec<_>>(), (0..len).collect::<Vec<_>>());
+                assert!(ranges.len() <= parts && ranges.iter().all(|r| !r.is_empty()));
+            }
         }
     }
 
