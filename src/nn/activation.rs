@@ -238,7 +238,7 @@ impl Kernel for ActivationOp {
     }
 
     fn backward(&self, call: &Call) -> CandleResult<Vec<Option<Tensor>>> {
-        Ok(vec![Some(self.gradient(call.arg(0)?, call.gradient)?)])
+        Ok(vec![Some(self.gradient(call.arg(0)?, call.gradient()?)?)])
     }
 }
 

@@ -2,6 +2,7 @@
 
 mod dense;
 mod depthwise;
+mod late;
 mod panels;
 mod single;
 mod tensor_ops;
@@ -20,7 +21,7 @@ use candle_core::{CpuStorage, CustomOp2, CustomOp3, Layout, Result as CandleResu
 use super::Backend;
 use super::backend::{Dims, expect_shape};
 use super::host::{self, with_float};
-use super::norm::{Moments, PartialMoments};
+use super::norm::{LateGradient, Moments, PartialMoments};
 use super::simd::Element;
 use super::tape::{Call, Kernel, Tape, Value, wrong_arity};
 use crate::error::{Error, Result};
@@ -237,6 +238,24 @@ impl ConvOp {
         host::tensor(dweight, (g.out_channels, g.group_in(), g.conv.kernel[0], g.conv.kernel[1]))
     }
 
+    /// Gradients of input and weight, as far as they are wanted, and none of a bias.
+    fn gradients_of_late(&self, call: &Call, dy: &LateGradient) -> CandleResult<Vec<Option<Tensor>>> {
+        let g = &self.geometry;
+        // Either factor's gradient needs the other.
+        let factor =
+            |index: usize| call.wanted[1 - index].then(|| call.arg(index).and_then(Tensor::contiguous)).transpose();
+        let (x, weight) = (factor(0)?, factor(1)?);
+        let [dx, dweight] = host::read_optional(x.as_ref(), |x| {
+            host::read_optional(weight.as_ref(), |weight| dy.by_rows(|dy| late::gradients(g, x, weight, dy)))
+        })???;
+        let wrap = |values: Option<Vec<f32>>, index: usize| {
+            values.map(|values| host::tensor(values, &call.shapes[index])).transpose()
+        };
+        let mut gradients = vec![wrap(dx, 0)?, wrap(dweight, 1)?];
+        gradients.resize(call.shapes.len(), None);
+        Ok(gradients)
+    }
+
     fn bias_gradient<T: Element>(&self, dy: &Tensor) -> CandleResult<Tensor> {
         let sums = host::read::<T, _>(dy, |dy| super::norm::column_sums(dy, self.geometry.out_channels))?;
         host::tensor(sums, self.geometry.out_channels)
@@ -252,8 +271,21 @@ impl Kernel for ConvOp {
         }
     }
 
+    fn takes_late(&self) -> bool {
+        late::fits(&self.geometry)
+    }
+
     fn backward(&self, call: &Call) -> CandleResult<Vec<Option<Tensor>>> {
-        let (dy, wanted) = (call.gradient, call.wanted);
+        let wanted = call.wanted;
+        let whole;
+        let dy = match call.late_gradient() {
+            Some(dy) if wanted.get(2) != Some(&true) => return self.gradients_of_late(call, dy),
+            Some(dy) => {
+                whole = dy.tensor()?;
+                &whole
+            }
+            None => call.gradient()?,
+        };
         with_float!(dy.dtype(), T => {
             let dx = wanted[0].then(|| self.input_gradient::<T>(call.arg(1)?, dy)).transpose()?;
             let dweight = wanted[1].then(|| self.weight_gradient::<T>(call.arg(0)?, dy)).transpose()?;

@@ -79,23 +79,35 @@ pub(super) fn read2<T: Element, R>(a: &Tensor, b: &Tensor, f: impl FnOnce(&[T], 
     read(a, |a| read(b, |b| f(a, b)))?
 }
 
+/// Runs `f` on the elements of a contiguous CPU tensor, if there is one.
+pub(super) fn read_optional<T: Element, R>(x: Option<&Tensor>, f: impl FnOnce(Option<&[T]>) -> R) -> Result<R> {
+    match x {
+        Some(x) => read(x, |x| f(Some(x))),
+        None => Ok(f(None)),
+    }
+}
+
 /// A tensor on the CPU that owns `data`.
 pub(super) fn tensor<T: Element>(data: Vec<T>, shape: impl Into<Shape>) -> Result<Tensor> {
     Tensor::from_vec(data, shape.into(), &Device::Cpu)
 }
 
-/// Calls `f` with memory for `len` values that this thread keeps: a buffer made anew for each task would wander between
-/// threads, and be in the wrong one's caches.
+/// Calls `f` with memory for `len` values that this thread keeps, from the start of a cache line on: a buffer made anew for
+/// each task would wander between threads, and be in the wrong one's caches.
 pub(super) fn with_scratch<R>(len: usize, f: impl FnOnce(&mut [MaybeUninit<f32>]) -> R) -> R {
+    /// Values of the longest cache line that is usual.
+    const LINE: usize = 16;
     thread_local! {
         static SCRATCH: Cell<Vec<f32>> = const { Cell::new(Vec::new()) };
     }
     // Taken out, so that `f` may need some, too.
     let mut scratch = SCRATCH.take();
-    if scratch.capacity() < len {
-        scratch = Vec::with_capacity(len);
+    if scratch.capacity() < len + LINE {
+        scratch = Vec::with_capacity(len + LINE);
     }
-    let result = f(&mut scratch.spare_capacity_mut()[..len]);
+    let room = scratch.spare_capacity_mut();
+    let start = room.as_ptr().align_offset(LINE * size_of::<f32>()).min(LINE);
+    let result = f(&mut room[start..start + len]);
     SCRATCH.set(scratch);
     result
 }

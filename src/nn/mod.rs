@@ -28,7 +28,7 @@ mod threads;
 pub use activation::activation;
 pub use backend::Backend;
 pub use conv::{conv2d, linear};
-pub use norm::{BatchNorm, BatchStatistics, NormValues, batch_norm_eval, batch_norm_train};
+pub use norm::{BatchNorm, BatchStatistics, LateGradient, NormValues, batch_norm_eval, batch_norm_train};
 pub use pool::{avg_pool2d, global_avg_pool, max_pool2d};
 pub use reshape::{concat, flatten, pad_channels, subsample};
 pub use scale::{mask_channels, scale};

@@ -1,14 +1,17 @@
 //! Batch normalisation with an optional activation behind it, fused.
 
 mod kernels;
+mod late;
 mod moments;
 
 use std::sync::{Arc, OnceLock};
 
 use candle_core::{CpuStorage, CustomOp3, DType, Layout, Result as CandleResult, Shape, Tensor};
 
-use self::kernels::Normaliser;
 pub(super) use self::kernels::column_sums;
+use self::kernels::{Normaliser, ParameterGradients, Terms};
+pub(super) use self::late::FillRows;
+pub use self::late::LateGradient;
 pub(super) use self::moments::{Moments, PartialMoments};
 use super::activation::{optional, with_function};
 use super::backend::expect_shape;
@@ -173,22 +176,60 @@ impl NormOp {
         dy: &Tensor,
         [for_x, for_weight, for_bias]: [bool; 3],
     ) -> CandleResult<[Option<Tensor>; 3]> {
+        let dy = dy.contiguous()?;
+        let found = self.sums::<T>(args, &dy, for_x, for_weight || for_bias)?;
+        let dx = for_x.then(|| {
+            host::read2(
+                &found.x,
+                &dy,
+                |x, dy| with_function!(self.activation, F => found.normaliser.input_gradient::<F>(x, dy, &found.terms)),
+            )
+        });
+        let dx = dx.transpose()?.map(|dx| host::tensor(dx, found.x.shape())).transpose()?;
+        let [dweight, dbias] = found.parameter_gradients([for_weight, for_bias])?;
+        Ok([dx, dweight, dbias])
+    }
+
+    /// What all of x has to be gone through for before the gradient of any of it can be told.
+    fn sums<T: Element>(
+        &self,
+        [x, weight, bias]: [&Tensor; 3],
+        dy: &Tensor,
+        for_x: bool,
+        for_parameters: bool,
+    ) -> CandleResult<Sums<T>> {
         let of_batch = self.moments.get().ok_or_else(missing)?.of_batch;
-        let (x, weight, bias) = (args[0].contiguous()?, args[1].contiguous()?, args[2].contiguous()?);
+        let (x, weight, bias) = (x.contiguous()?, weight.contiguous()?, bias.contiguous()?);
         let normaliser = host::read2(&weight, &bias, |w, b| self.normaliser::<T>(w, b))??;
-        let (dx, dweight, dbias) = host::read2(&x, &dy.contiguous()?, |x, dy| {
-            with_function!(self.activation, F => {
-                let needs_sums = for_weight || for_bias || (for_x && of_batch);
-                let sums = needs_sums.then(|| normaliser.parameter_gradients::<F>(x, dy));
-                let through_moments = if of_batch { sums.as_ref() } else { None };
-                let dx = for_x.then(|| normaliser.input_gradient::<F>(x, dy, through_moments));
-                let narrow = |v: &[f64]| v.iter().map(|v| T::from_f64(*v)).collect::<Vec<T>>();
-                let dweight = sums.as_ref().filter(|_| for_weight).map(|s| narrow(&s.weight));
-                (dx, dweight, sums.as_ref().filter(|_| for_bias).map(|s| narrow(&s.bias)))
-            })
-        })?;
-        let wrap = |v: Option<Vec<T>>, like: &Tensor| v.map(|v| host::tensor(v, like.shape())).transpose();
-        Ok([wrap(dx, &x)?, wrap(dweight, &weight)?, wrap(dbias, &bias)?])
+        let sums = (for_parameters || (for_x && of_batch)).then(|| {
+            host::read2(
+                &x,
+                dy,
+                |x, dy| with_function!(self.activation, F => normaliser.parameter_gradients::<F>(x, dy)),
+            )
+        });
+        let sums = sums.transpose()?;
+        let rows = x.elem_count() / weight.elem_count();
+        let terms = normaliser.terms(rows, sums.as_ref().filter(|_| of_batch));
+        Ok(Sums { x, normaliser, sums, terms })
+    }
+}
+
+/// See [`NormOp::sums`].
+struct Sums<T> {
+    x: Tensor,
+    normaliser: Normaliser<T>,
+    sums: Option<ParameterGradients>,
+    terms: Terms<T>,
+}
+
+impl<T: Element> Sums<T> {
+    /// Gradients of weight and bias, each only if wanted.
+    fn parameter_gradients(&self, wanted: [bool; 2]) -> CandleResult<[Option<Tensor>; 2]> {
+        let tensor =
+            |values: &[f64]| host::tensor(values.iter().map(|v| T::from_f64(*v)).collect::<Vec<T>>(), values.len());
+        let sums = |index: usize| self.sums.as_ref().filter(|_| wanted[index]);
+        Ok([sums(0).map(|s| tensor(&s.weight)).transpose()?, sums(1).map(|s| tensor(&s.bias)).transpose()?])
     }
 }
 
@@ -207,7 +248,20 @@ impl Kernel for NormOp {
     fn backward(&self, call: &Call) -> CandleResult<Vec<Option<Tensor>>> {
         let args = [call.arg(0)?, call.arg(1)?, call.arg(2)?];
         let wanted = [call.wanted[0], call.wanted[1], call.wanted[2]];
-        with_float!(args[0].dtype(), T => Ok(self.backward::<T>(args, call.gradient, wanted)?.to_vec()))
+        with_float!(args[0].dtype(), T => Ok(self.backward::<T>(args, call.gradient()?, wanted)?.to_vec()))
+    }
+
+    fn backward_late(&self, call: &Call) -> CandleResult<Option<(LateGradient, Vec<Option<Tensor>>)>> {
+        let dy = call.gradient()?;
+        if dy.dtype() != DType::F32 {
+            return Ok(None);
+        }
+        let args = [call.arg(0)?, call.arg(1)?, call.arg(2)?];
+        let wanted = [call.wanted[1], call.wanted[2]];
+        let found = self.sums::<f32>(args, dy, true, wanted.contains(&true))?;
+        let others = found.parameter_gradients(wanted)?.to_vec();
+        let late = LateGradient::new(found.x, dy.clone(), self.activation, found.normaliser, found.terms);
+        Ok(Some((late, others)))
     }
 }
 

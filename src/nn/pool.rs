@@ -204,7 +204,7 @@ impl Kernel for PoolOp {
     }
 
     fn backward(&self, call: &Call) -> CandleResult<Vec<Option<Tensor>>> {
-        let dy = call.gradient;
+        let dy = call.gradient()?;
         let dx = match self.kind {
             Kind::Max => self.gradient(call.arg(0)?, call.output()?, dy)?,
             // An average's gradient does not depend on values.

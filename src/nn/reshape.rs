@@ -140,7 +140,7 @@ impl Kernel for Move {
     }
 
     fn backward(&self, call: &Call) -> CandleResult<Vec<Option<Tensor>>> {
-        let (dy, shape) = (call.gradient, &call.shapes[0]);
+        let (dy, shape) = (call.gradient()?, &call.shapes[0]);
         let dx = match self {
             Self::Subsample(stride, _) => spread(dy, shape, *stride)?,
             Self::PadChannels(before, _) => narrow(dy, shape, *before)?,

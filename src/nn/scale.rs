@@ -141,7 +141,7 @@ impl Kernel for ScaleOp {
     }
 
     fn backward(&self, call: &Call) -> CandleResult<Vec<Option<Tensor>>> {
-        let (dy, shapes) = (call.gradient, call.shapes);
+        let (dy, shapes) = (call.gradient()?, call.shapes);
         with_float!(dy.dtype(), T => {
             let dx = call.wanted[0].then(|| self.input_gradient::<T>(call.arg(1)?, dy)).transpose()?;
             let dgate = call.wanted[1].then(|| self.gate_gradient_of::<T>(call.arg(0)?, dy)).transpose()?;

@@ -83,7 +83,7 @@ impl Kernel for SumOp {
     }
 
     fn backward(&self, call: &Call) -> CandleResult<Vec<Option<Tensor>>> {
-        let dy = call.gradient;
+        let dy = call.gradient()?;
         let dx = match self.0 {
             None => dy.clone(),
             Some(_) => with_float!(dy.dtype(), T => {

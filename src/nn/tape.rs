@@ -10,7 +10,7 @@ use std::sync::{Arc, OnceLock};
 use candle_core::{CpuStorage, InplaceOp2, Layout, Result as CandleResult, Shape, Tensor};
 
 use super::host::{self, with_float};
-use super::norm::Moments;
+use super::norm::{LateGradient, Moments};
 use super::threads::map;
 use crate::error::Result;
 
@@ -27,6 +27,20 @@ pub trait Kernel: Send + Sync {
     /// # Errors
     /// As [`Kernel::forward`].
     fn backward(&self, call: &Call) -> CandleResult<Vec<Option<Tensor>>>;
+
+    /// As [`Kernel::backward`], but the gradient of argument 0 is left to be computed by the kernel it reaches; the other
+    /// entries are those of the other arguments. `None` if it cannot be left.
+    ///
+    /// # Errors
+    /// As [`Kernel::forward`].
+    fn backward_late(&self, _call: &Call) -> CandleResult<Option<(LateGradient, Vec<Option<Tensor>>)>> {
+        Ok(None)
+    }
+
+    /// Whether [`Kernel::backward`] may be called with a gradient that is not computed yet.
+    fn takes_late(&self) -> bool {
+        false
+    }
 
     /// Whether argument `index` is read by [`Kernel::backward`], if the gradients `wanted` are.
     fn reads(&self, _index: usize, _wanted: &[bool]) -> bool {
@@ -56,13 +70,37 @@ pub struct Call<'a> {
     output: Option<&'a Tensor>,
     /// Shapes of the arguments.
     pub shapes: &'a [Shape],
-    /// Gradient of the result.
-    pub gradient: &'a Tensor,
+    gradient: Upstream<'a>,
     /// For each argument, whether its gradient is wanted.
     pub wanted: &'a [bool],
 }
 
-impl Call<'_> {
+#[derive(Debug, Clone, Copy)]
+enum Upstream<'a> {
+    Whole(&'a Tensor),
+    Late(&'a LateGradient),
+}
+
+impl<'a> Call<'a> {
+    /// Gradient of the result.
+    ///
+    /// # Errors
+    /// If it is still to be computed: only for a kernel that takes such ones.
+    pub fn gradient(&self) -> CandleResult<&'a Tensor> {
+        match self.gradient {
+            Upstream::Whole(gradient) => Ok(gradient),
+            Upstream::Late(_) => Err(not_kept()),
+        }
+    }
+
+    /// Gradient of the result, if it is still to be computed.
+    pub const fn late_gradient(&self) -> Option<&'a LateGradient> {
+        match self.gradient {
+            Upstream::Whole(_) => None,
+            Upstream::Late(late) => Some(late),
+        }
+    }
+
     /// Argument `index`.
     ///
     /// # Errors
@@ -164,10 +202,13 @@ impl std::fmt::Debug for Tape {
 }
 
 /// A gradient so far.
-struct Gradient {
-    tensor: Tensor,
-    /// Whether others may hold the same memory, so that nothing may be added in place.
-    shared: bool,
+enum Gradient {
+    Whole {
+        tensor: Tensor,
+        /// Whether others may hold the same memory, so that nothing may be added in place.
+        shared: bool,
+    },
+    Late(LateGradient),
 }
 
 impl Tape {
@@ -242,14 +283,15 @@ impl Tape {
         let mut gradients: Vec<Option<Gradient>> = Vec::new();
         gradients.resize_with(self.entries.len(), || None);
         if let Some(place) = of.place {
-            gradients[place] = Some(Gradient { tensor: gradient.detach().contiguous()?, shared: true });
+            gradients[place] = Some(Gradient::Whole { tensor: gradient.detach().contiguous()?, shared: true });
         }
         let mut found = Vec::new();
         while let Some(entry) = self.entries.pop() {
             let Some(gradient) = gradients.pop().flatten() else { continue };
             match entry {
-                Entry::Leaf(leaf) => found.push((leaf, gradient.tensor)),
+                Entry::Leaf(leaf) => found.push((leaf, gradient.whole()?.0)),
                 Entry::Call { kernel, places, args, shapes, output, depth } => {
+                    let gradient = if kernel.takes_late() { gradient } else { gradient.computed()? };
                     let wanted: Vec<bool> = places.iter().map(Option::is_some).collect();
                     let args: Vec<Option<Tensor>> =
                         args.iter().map(|kept| self.read(kept)).collect::<CandleResult<_>>()?;
@@ -257,21 +299,29 @@ impl Tape {
                         true => Some(again(&*kernel, &args)?),
                         false => output,
                     };
+                    let (upstream, is_shared) = match &gradient {
+                        Gradient::Whole { tensor, shared } => (Upstream::Whole(tensor), *shared),
+                        Gradient::Late(late) => (Upstream::Late(late), false),
+                    };
                     let call = Call {
                         args: &args,
                         output: output.as_ref(),
                         shapes: &shapes,
-                        gradient: &gradient.tensor,
+                        gradient: upstream,
                         wanted: &wanted,
                     };
-                    let several = wanted.iter().filter(|w| **w).count() > 1;
-                    let shared = kernel.passes_on() && (gradient.shared || several);
-                    for (place, tensor) in places.into_iter().zip(kernel.backward(&call)?) {
-                        if let (Some(place), Some(tensor)) = (place, tensor) {
-                            let sum = Gradient { tensor, shared }.plus(gradients[place].take())?;
-                            gradients[place] = Some(sum);
-                        }
+                    if let Some(place) = places.first().copied().flatten()
+                        && gradients[place].is_none()
+                        && self.entries[place].takes_late()
+                        && let Some((late, others)) = kernel.backward_late(&call)?
+                    {
+                        gradients[place] = Some(Gradient::Late(late));
+                        add(&mut gradients, places[1..].iter().zip(others), false)?;
+                        continue;
                     }
+                    let several = wanted.iter().filter(|w| **w).count() > 1;
+                    let shared = kernel.passes_on() && (is_shared || several);
+                    add(&mut gradients, places.iter().zip(kernel.backward(&call)?), shared)?;
                 }
             }
         }
@@ -304,18 +354,50 @@ impl Entry {
             Self::Call { depth, .. } => *depth,
         }
     }
+
+    fn takes_late(&self) -> bool {
+        matches!(self, Self::Call { kernel, .. } if kernel.takes_late())
+    }
+}
+
+/// Adds each tensor to the gradient of its place.
+fn add<'p>(
+    gradients: &mut [Option<Gradient>],
+    found: impl Iterator<Item = (&'p Option<usize>, Option<Tensor>)>,
+    shared: bool,
+) -> CandleResult<()> {
+    for (place, tensor) in found {
+        if let (Some(place), Some(tensor)) = (*place, tensor) {
+            let sum = Gradient::Whole { tensor, shared }.plus(gradients[place].take())?;
+            gradients[place] = Some(sum);
+        }
+    }
+    Ok(())
 }
 
 impl Gradient {
+    /// The tensor, and whether others may hold its memory.
+    fn whole(self) -> CandleResult<(Tensor, bool)> {
+        match self {
+            Self::Whole { tensor, shared } => Ok((tensor, shared)),
+            Self::Late(late) => Ok((late.tensor()?, false)),
+        }
+    }
+
+    fn computed(self) -> CandleResult<Self> {
+        self.whole().map(|(tensor, shared)| Self::Whole { tensor, shared })
+    }
+
     fn plus(self, other: Option<Self>) -> CandleResult<Self> {
         let Some(other) = other else { return Ok(self) };
-        let (sum, more) = match (self.shared, other.shared) {
-            (_, false) => (other, self),
-            (false, true) => (self, other),
-            (true, true) => (Self { tensor: other.tensor.copy()?, shared: false }, self),
+        let ((mine, mine_shared), (other, other_shared)) = (self.whole()?, other.whole()?);
+        let (tensor, more) = match (mine_shared, other_shared) {
+            (_, false) => (other, mine),
+            (false, true) => (mine, other),
+            (true, true) => (other.copy()?, mine),
         };
-        sum.tensor.inplace_op2(&more.tensor, &AddTo)?;
-        Ok(sum)
+        tensor.inplace_op2(&more, &AddTo)?;
+        Ok(Self::Whole { tensor, shared: false })
     }
 }
 
@@ -434,6 +516,51 @@ mod tests {
         let second = tape.add(&[&first, &z], activation).unwrap();
         let sums = [first, second].map(|sum| tape.conv2d(&sum, &weight, None, &conv, false).unwrap());
         tape.add(&[&sums[0], &sums[1]], None).unwrap()
+    }
+
+    /// conv → batch norm → depthwise conv → batch norm → conv → batch norm; the first map is read twice.
+    fn separable(tape: &mut Tape, tensors: &[Tensor], first_is_frozen: bool) -> Value {
+        let mut all: Vec<Value> = tensors.iter().map(|tensor| tape.parameter(tensor).unwrap()).collect();
+        if first_is_frozen {
+            all[1] = Value::constant(&tensors[1]);
+        }
+        let [x, first, depthwise, last, scale, shift] = &all[..] else { panic!("six tensors") };
+        let norm = |tape: &mut Tape, y: &Value, activation| {
+            tape.batch_norm_train(y, nn::NormValues { weight: scale, bias: shift, eps: 1e-5, activation }).unwrap().0
+        };
+        let pointwise = Conv2d::new(16, 1);
+        let y = tape.conv2d(x, first, None, &pointwise, true).unwrap();
+        let a = norm(tape, &y, Some(Activation::Sigmoid));
+        let b = tape.conv2d(&a, depthwise, None, &Conv2d::new(16, 3).padding(1).groups(16).stride(2), true).unwrap();
+        let b = norm(tape, &b, Some(Activation::Silu));
+        let c = tape.conv2d(&b, last, None, &pointwise, true).unwrap();
+        let c = norm(tape, &c, None);
+        let again =
+            tape.conv2d(&y, depthwise, None, &Conv2d::new(16, 3).padding(1).groups(16).stride(2), false).unwrap();
+        tape.add(&[&c, &again], None).unwrap()
+    }
+
+    /// Single precision leaves gradients of batch norms to the convolutions before them, double precision does not.
+    #[test]
+    fn gradients_that_come_late_are_the_same() {
+        let shapes: [&[usize]; 6] = [&[8, 29, 30, 24], &[16, 24, 1, 1], &[16, 1, 3, 3], &[16, 16, 1, 1], &[16], &[16]];
+        let wide: Vec<Tensor> = shapes.iter().zip(1..).map(|(shape, seed)| var(shape, seed).into_inner()).collect();
+        let singles = wide.iter().map(|t| Var::from_tensor(&t.to_dtype(DType::F32).unwrap()).unwrap().into_inner());
+        let singles: Vec<Tensor> = singles.collect();
+        for first_is_frozen in [false, true] {
+            let [want, got] = [&wide, &singles].map(|tensors| {
+                let mut tape = Tape::new();
+                let y = separable(&mut tape, tensors, first_is_frozen);
+                let taken = tape.entries.iter().filter(|entry| entry.takes_late()).count();
+                assert_eq!(taken, 4);
+                let direction = random(y.tensor().dims(), 9).to_dtype(y.tensor().dtype()).unwrap();
+                tape.backward(&y, &direction).unwrap()
+            });
+            assert_eq!(want.len(), if first_is_frozen { 5 } else { 6 });
+            for ((_, want), (_, got)) in want.iter().zip(&got) {
+                assert_close("gradient", got, want, 1e-4);
+            }
+        }
     }
 
     #[test]

@@ -160,8 +160,12 @@ pub(super) fn band(rows: usize) -> usize {
 /// Computes partial results of `size` values over `0..len`; they come in index order. One per thread, or a few where they
 /// are small: a thread that comes late takes fewer then.
 pub(super) fn partials<A: Send>(len: usize, size: usize, f: impl Fn(Range<usize>) -> A + Sync) -> Vec<A> {
-    let parts = if size <= SMALL_PARTIAL { 4 * threads() } else { threads() };
-    map(split(len, parts), f)
+    map(split(len, part_count(size)), f)
+}
+
+/// How many partial results of `size` values there are.
+pub(super) fn part_count(size: usize) -> usize {
+    if size <= SMALL_PARTIAL { 4 * threads() } else { threads() }
 }
 
 /// Adds partial sums in index order.

@@ -21,7 +21,7 @@ const BAND: usize = 1 << 15;
 const LANES: usize = 16;
 
 /// The weight as `[taps, C]`, so that a tap's channels are contiguous.
-fn by_tap<T: Element>(weight: &[T], [rows, columns]: [usize; 2]) -> Vec<T> {
+pub(super) fn by_tap<T: Element>(weight: &[T], [rows, columns]: [usize; 2]) -> Vec<T> {
     (0..columns).flat_map(|j| weight[j..].iter().step_by(columns).take(rows).copied()).collect()
 }
 
@@ -35,8 +35,8 @@ pub(super) fn forward<T: Element>(g: &Geometry, x: &[T], weight: &[T], bias: Opt
     let fill = |number: usize, y: &mut [MaybeUninit<T>]| {
         for (i, y) in y.chunks_exact_mut(line_len).enumerate() {
             let line = number * lines + i;
-            let x = &x[line / height * image..][..image];
-            let job = Line { window: &window, x, weight: &weight, bias, row: line % height, first: 0, step: 1 };
+            let source = Source { values: &x[line / height * image..][..image], lines: 0..g.input[0] };
+            let job = Line { window: &window, source, weight: &weight, bias, row: line % height, first: 0, step: 1 };
             job.write(g.in_channels, y);
         }
     };
@@ -47,20 +47,36 @@ pub(super) fn forward<T: Element>(g: &Geometry, x: &[T], weight: &[T], bias: Opt
 /// dx: the same sum over the taps that reach each remainder class of the stride.
 pub(super) fn input_gradient<T: Element>(g: &Geometry, weight: &[T], dy: &[T]) -> Vec<T> {
     let weight = by_tap(weight, [g.in_channels, g.taps()]);
-    let [sy, sx] = g.conv.stride;
-    let windows: Vec<Window> = (0..sy * sx).map(|class| Window::backward(g, [class / sx, class % sx])).collect();
+    let classes = classes(g);
     let image = g.output[0] * g.output[1] * g.out_channels;
     let fill = |line: usize, dx: &mut [MaybeUninit<T>]| {
-        let (n, y) = (line / g.input[0], line % g.input[0]);
-        for first in 0..sx {
-            let window = &windows[y % sy * sx + first];
-            let x = &dy[n * image..][..image];
-            let job = Line { window, x, weight: &weight, bias: None, row: y / sy, first, step: sx };
-            job.write(g.in_channels, dx);
-        }
+        let source = Source { values: &dy[line / g.input[0] * image..][..image], lines: 0..g.output[0] };
+        input_gradient_line(g, &classes, &source, &weight, line % g.input[0], dx);
     };
     // SAFETY: every column belongs to one remainder class, and is a target of its window.
     unsafe { build_whole_rows(g.batch * g.input[0] * g.input[1] * g.in_channels, g.input[1] * g.in_channels, 1, fill) }
+}
+
+/// What reads the result's gradient for each remainder class of the stride, by row.
+pub(super) fn classes(g: &Geometry) -> Vec<Window> {
+    let [down, across] = g.conv.stride;
+    (0..down * across).map(|class| Window::backward(g, [class / across, class % across])).collect()
+}
+
+/// One line of dx from those of dy that it needs. Writes all of it: every column belongs to one remainder class.
+pub(super) fn input_gradient_line<T: Element>(
+    g: &Geometry,
+    classes: &[Window],
+    dy: &Source<T>,
+    weight: &[T],
+    line: usize,
+    dx: &mut [MaybeUninit<T>],
+) {
+    let [down, across] = g.conv.stride;
+    for (first, window) in classes[line % down * across..][..across].iter().enumerate() {
+        let job = Line { window, source: dy.clone(), weight, bias: None, row: line / down, first, step: across };
+        job.write(g.in_channels, dx);
+    }
 }
 
 /// dweight: partial sums of lines of the output, one per thread.
@@ -80,11 +96,18 @@ pub(super) fn weight_gradient<T: Element>(g: &Geometry, x: &[T], dy: &[T]) -> Ve
     by_tap(&add_up(parts), [g.taps(), channels])
 }
 
+/// Lines of a source image.
+#[derive(Clone)]
+pub(super) struct Source<'a, T> {
+    pub values: &'a [T],
+    /// Which ones they are: all that are read.
+    pub lines: Range<usize>,
+}
+
 /// One line of a target map: pixels `first`, `first + step`, … of `out` belong to target columns 0, 1, …
 struct Line<'a, T> {
     window: &'a Window,
-    /// The source image.
-    x: &'a [T],
+    source: Source<'a, T>,
     /// `[taps, C]`.
     weight: &'a [T],
     bias: Option<&'a [T]>,
@@ -106,9 +129,10 @@ struct Reach {
 impl<T: Element> Line<'_, T> {
     /// Computes the line's pixels of `out`.
     fn write(&self, channels: usize, out: &mut [MaybeUninit<T>]) {
-        if let (Some(x), Some(weight)) = (T::singles(self.x), T::singles(self.weight)) {
+        if let (Some(values), Some(weight)) = (T::singles(self.source.values), T::singles(self.weight)) {
             let Self { window, row, first, step, .. } = *self;
-            let line = Line { window, x, weight, bias: self.bias.and_then(T::singles), row, first, step };
+            let source = Source { values, lines: self.source.lines.clone() };
+            let line = Line { window, source, weight, bias: self.bias.and_then(T::singles), row, first, step };
             assert!(out.len() > (first + (window.target[1] - 1) * step) * channels);
             // SAFETY: `T` is f32, and `out` ends behind the last pixel.
             if unsafe { vectors::convolve(&line, channels, out.as_mut_ptr().cast()) } {
@@ -120,7 +144,7 @@ impl<T: Element> Line<'_, T> {
 }
 
 /// Adds one output line's share of the weight gradient to `sum` `[taps, C]`.
-fn add_line<T: Element>(window: &Window, row: usize, [x, dy]: [&[T]; 2], channels: usize, sum: &mut [T]) {
+pub(super) fn add_line<T: Element>(window: &Window, row: usize, [x, dy]: [&[T]; 2], channels: usize, sum: &mut [T]) {
     if let (Some(x), Some(dy), Some(sum)) = (T::singles(x), T::singles(dy), T::singles_mut(sum))
         && vectors::correlate(window, row, x, dy, channels, sum)
     {
@@ -130,14 +154,18 @@ fn add_line<T: Element>(window: &Window, row: usize, [x, dy]: [&[T]; 2], channel
 }
 
 /// The taps that read inside the image in target row `row`, and the columns in which all of them do.
-fn reach(window: &Window, row: usize, channels: usize) -> (Vec<Reach>, Range<usize>) {
+///
+/// # Panics
+/// If one of them reads a line of the image that is not among `lines`.
+fn reach(window: &Window, row: usize, channels: usize, lines: &Range<usize>) -> (Vec<Reach>, Range<usize>) {
     let [height, width] = window.source.map(|v| v as isize);
     let mut reaches: Vec<Reach> = Vec::with_capacity(window.taps.len());
     let (mut begin, mut end) = (0, window.target[1]);
     for tap in &window.taps {
         let y = (row * window.stride[0]) as isize + tap.offset[0];
         if y >= 0 && y < height {
-            let source = (y * width + tap.offset[1]) * channels as isize;
+            assert!(lines.contains(&(y as usize)), "a line that is not there is read");
+            let source = ((y - lines.start as isize) * width + tap.offset[1]) * channels as isize;
             reaches.push(Reach { source, weight: tap.index * channels, dx: tap.offset[1] });
             let inside = window.inside(1, tap.offset[1]);
             begin = begin.max(inside.start);
@@ -151,7 +179,7 @@ fn reach(window: &Window, row: usize, channels: usize) -> (Vec<Reach>, Range<usi
 fn convolve_body<T: Element, const FMA: bool>(line: &Line<T>, channels: usize, out: &mut [MaybeUninit<T>]) {
     let Line { window, row, .. } = *line;
     let width = window.source[1] as isize;
-    let (reaches, inside) = reach(window, row, channels);
+    let (reaches, inside) = reach(window, row, channels, &line.source.lines);
     let mut edge = Vec::with_capacity(reaches.len());
     for column in 0..window.target[1] {
         let taps = if inside.contains(&column) {
@@ -204,7 +232,7 @@ fn lanes<T: Element, const N: usize, const FMA: bool>(
         sums.copy_from_slice(&bias[at..at + N]);
     }
     for tap in taps {
-        let x = &line.x[(tap.source + shift) as usize..][..N];
+        let x = &line.source.values[(tap.source + shift) as usize..][..N];
         let weight = &line.weight[tap.weight + at..][..N];
         for i in 0..N {
             sums[i] = x[i].fma::<FMA>(weight[i], sums[i]);

@@ -71,10 +71,10 @@ pub(super) fn input_gradient(g: &Geometry, weight: &[f32], dy: &[f32]) -> Option
 }
 
 /// Where a product's rows are: what `window` reads of `source`.
-struct Rows<'a> {
-    window: &'a Window,
-    source: &'a [f32],
-    channels: usize,
+pub(super) struct Rows<'a> {
+    pub window: &'a Window,
+    pub source: &'a [f32],
+    pub channels: usize,
 }
 
 impl Rows<'_> {
@@ -124,7 +124,7 @@ impl Rows<'_> {
 }
 
 /// A matrix of `taps · inner` rows in panels.
-struct Packed {
+pub(super) struct Packed {
     taps: usize,
     inner: usize,
     columns: usize,
@@ -132,7 +132,7 @@ struct Packed {
 }
 
 impl Packed {
-    fn new([taps, inner, columns]: [usize; 3], value: impl Fn(usize, usize, usize) -> f32 + Sync) -> Self {
+    pub fn new([taps, inner, columns]: [usize; 3], value: impl Fn(usize, usize, usize) -> f32 + Sync) -> Self {
         let panels: Vec<Panel> = TileShape::of(isa()).panels(padded(columns)).collect();
         let pack = |panel: Panel| {
             let mut packed = vec![0.0; taps * inner * panel.packed];
@@ -162,7 +162,8 @@ impl Packed {
         unsafe { Built::bands([count * self.columns, height * self.columns, self.columns], for_norm, fill) }
     }
 
-    fn pass(&self, rows: &Rows, range: Range<usize>, (bias, out): (&[f32], *mut f32)) {
+    /// Rows `range` times this, plus `bias`, to `out`, which has room for them; all of it is written.
+    pub fn pass(&self, rows: &Rows, range: Range<usize>, (bias, out): (&[f32], *mut f32)) {
         let (count, width) = (range.len(), self.taps * self.inner);
         let zeros = vec![0.0; self.inner];
         let mut table = Vec::with_capacity(count * self.taps);

@@ -117,25 +117,33 @@ impl<T: Element> Normaliser<T> {
         total
     }
 
-    /// dx = scale·g − scale/R·Σg − scale/R·x̂·Σ(g·x̂); without `sums` the moments are constants and only the
+    /// dx = scale·g − scale/R·Σg − scale/R·x̂·Σ(g·x̂) for R `rows`; without `sums` the moments are constants and only the
     /// first term remains.
-    pub fn input_gradient<F: Function>(&self, x: &[T], dy: &[T], sums: Option<&ParameterGradients>) -> Vec<T> {
-        let rows = (x.len() / self.channels) as f64;
+    pub fn terms(&self, rows: usize, sums: Option<&ParameterGradients>) -> Terms<T> {
         let coefficient = |sum: Option<&Vec<f64>>, factor: &dyn Fn(usize) -> f64| match sum {
             Some(sum) => {
-                let values = sum.iter().enumerate().map(|(c, s)| T::from_f64(-factor(c) * s / rows));
+                let values = sum.iter().enumerate().map(|(c, s)| T::from_f64(-factor(c) * s / rows as f64));
                 repeat(&values.collect::<Vec<_>>(), self.wide)
             }
             None => vec![T::ZERO; self.wide],
         };
         let scale = |c: usize| self.scale[c].to_f64();
-        let terms = Terms {
+        Terms {
             offset: coefficient(sums.map(|s| &s.bias), &scale),
             slope: coefficient(sums.map(|s| &s.weight), &|c| scale(c) * self.rstd[c].to_f64()),
-        };
+        }
+    }
+
+    /// The gradient of whole rows `x`; writes all of `dx`.
+    pub fn input_gradient_of<F: Function>(&self, [x, dy]: [&[T]; 2], terms: &Terms<T>, dx: &mut [MaybeUninit<T>]) {
+        input::<T, F>([x, dy], self, terms, dx);
+    }
+
+    /// The gradient of all of x.
+    pub fn input_gradient<F: Function>(&self, x: &[T], dy: &[T], terms: &Terms<T>) -> Vec<T> {
         let fill = |at: usize, dx: &mut [MaybeUninit<T>]| {
             let range = at..at + dx.len();
-            input::<T, F>([&x[range.clone()], &dy[range]], self, &terms, dx);
+            self.input_gradient_of::<F>([&x[range.clone()], &dy[range]], terms, dx);
         };
         // SAFETY: as above.
         unsafe { build_whole_rows(x.len(), 1, self.block, fill) }
@@ -143,7 +151,7 @@ impl<T: Element> Normaliser<T> {
 }
 
 /// What the dependence of the moments on x adds to dx: `offset + slope·(x − mean)`.
-struct Terms<T> {
+pub(super) struct Terms<T> {
     offset: Vec<T>,
     slope: Vec<T>,
 }

@@ -180,7 +180,8 @@ fn normalisation_beside_a_copy() {
             report("forward", 2.0, &|| drop(normaliser.forward::<F>(&x)));
             report("parameter gradients", 2.0, &|| drop(normaliser.parameter_gradients::<F>(&x, &dy)));
             let sums = normaliser.parameter_gradients::<F>(&x, &dy);
-            report("input gradient", 3.0, &|| drop(normaliser.input_gradient::<F>(&x, &dy, Some(&sums))));
+            let terms = normaliser.terms(x.len() / channels, Some(&sums));
+            report("input gradient", 3.0, &|| drop(normaliser.input_gradient::<F>(&x, &dy, &terms)));
         });
     }
 }

@@ -1,6 +1,6 @@
 //! Lines of a depthwise convolution in f32, several pixels at a time: a tap's weights are loaded once for all of them.
 
-use super::{Line, Reach, reach};
+use super::{Line, Reach, Source, reach};
 use crate::nn::conv::window::Window;
 use crate::nn::simd::isa;
 use crate::simd::{Vector, compiled_for};
@@ -54,24 +54,25 @@ struct Correlate<'a> {
 #[inline(always)]
 unsafe fn run_convolve<V: Vector>(job: Convolve, done: &mut bool) {
     // SAFETY: the caller's.
-    *done = unsafe { run::<V, _>(&job, job.line.window, job.line.row, job.line.x) };
+    *done = unsafe { run::<V, _>(&job, job.line.window, job.line.row, &job.line.source) };
 }
 
 #[inline(always)]
 unsafe fn run_correlate<V: Vector>(job: Correlate, done: &mut bool) {
     // SAFETY: the caller's.
-    *done = unsafe { run::<V, _>(&job, job.window, job.row, job.x) };
+    *done =
+        unsafe { run::<V, _>(&job, job.window, job.row, &Source { values: job.x, lines: 0..job.window.source[0] }) };
 }
 
 /// Goes through the columns of target row `row`.
 #[inline(always)]
-unsafe fn run<V: Vector, J: Job>(job: &J, window: &Window, row: usize, x: &[f32]) -> bool {
+unsafe fn run<V: Vector, J: Job>(job: &J, window: &Window, row: usize, source: &Source<f32>) -> bool {
     let channels = job.channels();
     if channels < V::LANES {
         return false;
     }
-    assert!(x.len() >= window.source[0] * window.source[1] * channels);
-    let (reaches, inside) = reach(window, row, channels);
+    assert!(source.values.len() >= source.lines.len() * window.source[1] * channels);
+    let (reaches, inside) = reach(window, row, channels, &source.lines);
     let width = window.target[1];
     let mut edge = Vec::with_capacity(reaches.len());
     let mut column = 0;
@@ -112,7 +113,7 @@ impl Job for Convolve<'_> {
 
     #[inline(always)]
     unsafe fn tile<V: Vector, const T: usize>(&self, taps: &[Reach], column: usize) {
-        let Line { window, x, weight, bias, first, step, .. } = *self.line;
+        let Line { window, weight, bias, first, step, .. } = *self.line;
         let (from, to) = (window.stride[1] * self.channels, step * self.channels);
         let mut c = 0;
         while c < self.channels {
@@ -127,7 +128,7 @@ impl Job for Convolve<'_> {
                 let mut sums = [start; T];
                 for tap in taps {
                     let weight = V::load(weight.as_ptr().add(tap.weight + at));
-                    let x = x.as_ptr().offset(tap.source + (column * from + at) as isize);
+                    let x = self.line.source.values.as_ptr().offset(tap.source + (column * from + at) as isize);
                     for t in 0..T {
                         sums[t] = sums[t].fma(V::load(x.add(t * from)), weight);
                     }
