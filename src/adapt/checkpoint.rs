@@ -1,10 +1,11 @@
 //! Checkpoints: everything a run needs to go on bit for bit, in one safetensors file.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use candle_core::{Device, Tensor};
 use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
 
 use super::latency::LatencyTable;
 use super::observer::Phase;
@@ -24,7 +25,7 @@ pub struct RunIdentity {
     /// Digest of the target images.
     pub data_sha256: String,
     /// The configuration.
-    pub config: serde_json::Value,
+    pub config: Value,
 }
 
 /// The scalars of a checkpoint.
@@ -132,18 +133,52 @@ impl Checkpoint {
     /// [`Error::Config`] naming what differs.
     pub fn check(&self, path: &Path, run: &RunIdentity) -> Result<()> {
         let saved = &self.progress.identity;
-        let differs = [
-            ("the teacher", saved.teacher_sha256 != run.teacher_sha256),
-            ("the target images", saved.data_sha256 != run.data_sha256),
-            ("the configuration", saved.config != run.config),
-        ];
-        match differs.iter().find(|(_, differs)| *differs) {
-            None => Ok(()),
-            Some((what, _)) => Err(Error::Config(format!(
-                "{}: {what} differs from the run that wrote this checkpoint; repeat that run's command to resume it, \
-                 or start anew without --resume",
-                path.display()
-            ))),
-        }
+        let differs = if saved.teacher_sha256 != run.teacher_sha256 {
+            "the teacher differs".to_string()
+        } else if saved.data_sha256 != run.data_sha256 {
+            "the target images differ".to_string()
+        } else if let Some((setting, was, is)) = first_difference(&saved.config, &run.config) {
+            format!("the configuration differs, {setting} was {was} and is {is},")
+        } else {
+            return Ok(());
+        };
+        Err(Error::Config(format!(
+            "{}: {differs} from the run that wrote this checkpoint; repeat that run's command to resume it, or start anew \
+             without --resume",
+            path.display()
+        )))
+    }
+}
+
+/// The first setting in which two configurations differ, as `section.key`, and its values.
+fn first_difference(was: &Value, is: &Value) -> Option<(String, Value, Value)> {
+    let (Value::Object(old), Value::Object(new)) = (was, is) else {
+        return (was != is).then(|| (String::new(), was.clone(), is.clone()));
+    };
+    let keys: BTreeSet<&String> = old.keys().chain(new.keys()).collect();
+    keys.into_iter().find_map(|key| {
+        let of = |map: &Map<String, Value>| map.get(key).cloned().unwrap_or(Value::Null);
+        let (inner, was, is) = first_difference(&of(old), &of(new))?;
+        Some((if inner.is_empty() { key.clone() } else { format!("{key}.{inner}") }, was, is))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn the_setting_that_differs_is_named() {
+        let config = json!({"seed": 1, "mask": {"steps": 5, "rates": [1.0, 2.0]}});
+        assert_eq!(first_difference(&config, &config), None);
+        let mut other = config.clone();
+        other["mask"]["rates"] = json!([1.0, 3.0]);
+        let expected = ("mask.rates".to_string(), json!([1.0, 2.0]), json!([1.0, 3.0]));
+        assert_eq!(first_difference(&config, &other), Some(expected));
+        let shorter = json!({"seed": 1});
+        let (setting, was, is) = first_difference(&config, &shorter).unwrap();
+        assert_eq!((setting.as_str(), was, is), ("mask", config["mask"].clone(), Value::Null));
     }
 }

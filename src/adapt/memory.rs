@@ -79,6 +79,18 @@ pub fn memory_plan(graph: &Graph, config: &AdaptConfig) -> Result<MemoryPlan> {
     })
 }
 
+/// The same plan where images have the size they are evaluated at: in more parts, if there is a limit, for images in training
+/// are smaller.
+pub(super) fn at_evaluation_size(memory: ActivationMemory, graph: &Graph, config: &AdaptConfig) -> ActivationMemory {
+    let [_, height, width] = graph.input_shape();
+    match (config.memory_bytes, config.augment.train_size) {
+        (Some(_), Some([h, w])) => {
+            ActivationMemory { parts: memory.parts * (height * width).div_ceil(h * w), ..memory }
+        }
+        _ => memory,
+    }
+}
+
 /// Most pixels of an image that a run within `memory_bytes` decodes: beyond, decoding alone would take a quarter of them.
 pub fn most_pixels(memory_bytes: Option<u64>) -> u64 {
     /// Bytes that decoding and scaling take per pixel.
@@ -182,6 +194,19 @@ mod tests {
         // The image, both convolutions' outputs and what the second reads; the classifier reads three means.
         assert_eq!(kept(&graph, false).iter().sum::<u64>(), 4 * (2 * 16 + 3 * 3 * 16 + 3));
         assert_eq!(kept(&graph, true).iter().sum::<u64>(), 4 * (2 * 16 + 2 * 3 * 16 + 3));
+    }
+
+    #[test]
+    fn larger_images_go_through_in_more_parts() {
+        let graph = build("cifar_resnet20", &ArchOptions { num_classes: 10, input: [3, 32, 32] }).unwrap();
+        let [_, height, width] = graph.input_shape();
+        let memory = ActivationMemory { parts: 3, recomputes: true };
+        let mut config = config(&graph, Some(1 << 30));
+        assert_eq!(at_evaluation_size(memory, &graph, &config), memory, "no smaller size in training");
+        config.augment.train_size = Some([height / 2, width / 2]);
+        assert_eq!(at_evaluation_size(memory, &graph, &config), ActivationMemory { parts: 12, recomputes: true });
+        config.memory_bytes = None;
+        assert_eq!(at_evaluation_size(memory, &graph, &config), memory, "no limit");
     }
 
     #[test]

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 
 use candle_core::{DType, Tensor, Var};
 
+use super::memory::at_evaluation_size;
 use super::pass::Answers;
 use super::run::Context;
 use super::target::pass_config;
@@ -11,7 +12,7 @@ use super::teacher_phase::transfer_loss;
 use crate::Result;
 use crate::data::{OrderedPass, Transform};
 use crate::loss;
-use crate::model::{ActivationMemory, ChannelMask, Forward, Mode, Params};
+use crate::model::{ChannelMask, Forward, Mode, Params};
 use crate::prune::importance::{Criterion, Fisher, Taylor, magnitude, percentile_rank};
 use crate::rng::Rng;
 
@@ -64,19 +65,6 @@ fn sample(context: &Context, rng: &mut Rng) -> Vec<usize> {
     order
 }
 
-/// Parts of a batch here, where images have the size they are evaluated at: more, if there is a limit, than those of training,
-/// whose images are smaller.
-fn within_limit(context: &Context) -> ActivationMemory {
-    let Context { config, memory, .. } = context;
-    let [_, height, width] = context.teacher.graph.input_shape();
-    match (config.memory_bytes, config.augment.train_size) {
-        (Some(_), Some([h, w])) => {
-            ActivationMemory { parts: memory.parts * (height * width).div_ceil(h * w), ..*memory }
-        }
-        _ => *memory,
-    }
-}
-
 /// Hands `add` the gradient of `loss` with respect to a mask of ones, batch by batch of the images in `order`.
 fn mask_gradients(
     context: &Context,
@@ -85,8 +73,8 @@ fn mask_gradients(
     mut loss: impl FnMut(&Tensor, &[usize]) -> Result<Tensor>,
     mut add: impl FnMut(&[f32]),
 ) -> Result<()> {
-    let Context { config, device, groups, .. } = context;
-    let memory = within_limit(context);
+    let Context { config, device, groups, memory, .. } = context;
+    let memory = at_evaluation_size(*memory, &context.teacher.graph, config);
     let layout = ChannelMask::new(groups, device)?;
     let transform = Transform::Eval(context.teacher.info.preprocess.clone());
     for batch in OrderedPass::new(context.images.subset(order)?, transform, pass_config(config.batch_size))? {

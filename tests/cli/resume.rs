@@ -163,13 +163,15 @@ fn a_checkpoint_of_another_run_is_refused_and_kept() {
     let place = killed();
     let before = place.bytes(CHECKPOINT);
     let resume = format!("{ADAPT} --resume");
-    place.run(&format!("{resume} --seed 9")).fails_naming(&[CHECKPOINT, "the configuration differs"]);
+    place
+        .run(&format!("{resume} --seed 9"))
+        .fails_naming(&[CHECKPOINT, "the configuration differs, seed was 0 and is 9"]);
     let teacher_bytes = place.bytes("teacher.safetensors");
     teacher::write_untrained(&place.path("teacher.safetensors"), 4);
     place.run(&resume).fails_naming(&[CHECKPOINT, "the teacher differs"]);
     place.write("teacher.safetensors", teacher_bytes);
     fs::remove_file(place.path("images/ring/03.jpg")).unwrap();
-    place.run(&resume).fails_naming(&[CHECKPOINT, "the target images differs"]);
+    place.run(&resume).fails_naming(&[CHECKPOINT, "the target images differ"]);
     assert!(place.bytes(CHECKPOINT) == before);
 }
 
