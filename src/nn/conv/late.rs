@@ -220,8 +220,13 @@ mod tests {
         assert!(got.len() == want.len() && worst <= TOLERANCE * largest, "{what}: {worst:e} of {largest}");
     }
 
+    /// How much a thread gets decides whether it is worth it.
     #[test]
-    fn gradients_are_those_of_two_passes_in_double_precision() {
+    fn two_threads_give_the_gradients_of_two_passes_in_double_precision() {
+        rayon::ThreadPoolBuilder::new().num_threads(2).build().unwrap().install(compare_with_two_passes);
+    }
+
+    fn compare_with_two_passes() {
         let depthwise = |channels: usize, kernel: usize| Conv2d::new(channels, kernel).groups(channels);
         let mut shifted = depthwise(24, 3).stride(2);
         shifted.padding = Padding { top: 3, bottom: 2, left: 0, right: 1 };
