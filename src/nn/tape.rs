@@ -5,13 +5,15 @@
 //! taken as it is, later ones are added in place, what no gradient depends on is not recorded (a frozen prefix costs its
 //! forward pass only), and an activation is freed as soon as it has been used for the last time.
 
+mod gradient;
+
 use std::sync::{Arc, OnceLock};
 
-use candle_core::{CpuStorage, InplaceOp2, Layout, Result as CandleResult, Shape, Tensor};
+use candle_core::{Result as CandleResult, Shape, Tensor};
 
-use super::host::{self, with_float};
+pub use self::gradient::add_to;
+use self::gradient::{Gradient, add};
 use super::norm::{LateGradient, Moments};
-use super::threads::map;
 use crate::error::Result;
 
 /// An operation with its own gradient, on contiguous tensors in host memory.
@@ -201,16 +203,6 @@ impl std::fmt::Debug for Tape {
     }
 }
 
-/// A gradient so far.
-enum Gradient {
-    Whole {
-        tensor: Tensor,
-        /// Whether others may hold the same memory, so that nothing may be added in place.
-        shared: bool,
-    },
-    Late(LateGradient),
-}
-
 impl Tape {
     /// A tape with nothing on it.
     pub const fn new() -> Self {
@@ -357,79 +349,6 @@ impl Entry {
 
     fn takes_late(&self) -> bool {
         matches!(self, Self::Call { kernel, .. } if kernel.takes_late())
-    }
-}
-
-/// Adds each tensor to the gradient of its place.
-fn add<'p>(
-    gradients: &mut [Option<Gradient>],
-    found: impl Iterator<Item = (&'p Option<usize>, Option<Tensor>)>,
-    shared: bool,
-) -> CandleResult<()> {
-    for (place, tensor) in found {
-        if let (Some(place), Some(tensor)) = (*place, tensor) {
-            let sum = Gradient::Whole { tensor, shared }.plus(gradients[place].take())?;
-            gradients[place] = Some(sum);
-        }
-    }
-    Ok(())
-}
-
-impl Gradient {
-    /// The tensor, and whether others may hold its memory.
-    fn whole(self) -> CandleResult<(Tensor, bool)> {
-        match self {
-            Self::Whole { tensor, shared } => Ok((tensor, shared)),
-            Self::Late(late) => Ok((late.tensor()?, false)),
-        }
-    }
-
-    fn computed(self) -> CandleResult<Self> {
-        self.whole().map(|(tensor, shared)| Self::Whole { tensor, shared })
-    }
-
-    fn plus(self, other: Option<Self>) -> CandleResult<Self> {
-        let Some(other) = other else { return Ok(self) };
-        let ((mine, mine_shared), (other, other_shared)) = (self.whole()?, other.whole()?);
-        let (tensor, more) = match (mine_shared, other_shared) {
-            (_, false) => (other, mine),
-            (false, true) => (mine, other),
-            (true, true) => (other.copy()?, mine),
-        };
-        tensor.inplace_op2(&more, &AddTo)?;
-        Ok(Self::Whole { tensor, shared: false })
-    }
-}
-
-/// Adds `more` to `sum`, whose memory nobody else may hold.
-///
-/// # Errors
-/// [`crate::Error::Tensor`] if they are not contiguous tensors of one shape in host memory.
-pub fn add_to(sum: &Tensor, more: &Tensor) -> Result<()> {
-    super::backend::expect_shape("add_to", "the second", more, sum.dims())?;
-    Ok(sum.inplace_op2(more, &AddTo)?)
-}
-
-/// Elements per task.
-const BLOCK: usize = 1 << 15;
-
-/// a ← a + b.
-struct AddTo;
-
-impl InplaceOp2 for AddTo {
-    fn name(&self) -> &'static str {
-        "add_to"
-    }
-
-    fn cpu_fwd(&self, a: &mut CpuStorage, la: &Layout, b: &CpuStorage, lb: &Layout) -> CandleResult<()> {
-        with_float!(host::dtype(a), T => {
-            let b = host::slice::<T>(b, lb)?;
-            let a = host::slice_mut::<T>(a, la)?;
-            map(a.chunks_mut(BLOCK).zip(b.chunks(BLOCK)).collect(), |(a, b): (&mut [T], &[T])| {
-                a.iter_mut().zip(b).for_each(|(a, b)| *a += *b);
-            });
-            Ok(())
-        })
     }
 }
 
