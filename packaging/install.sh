@@ -11,19 +11,25 @@ from=$PWD
 cd "$(dirname "$0")"
 usage="usage: install.sh [--prefix FOLDER] [--check | --remove]"
 
+fail() { echo "install.sh: $1" >&2; exit 1; }
+
 prefix=/usr/local action=install
 while [ $# -gt 0 ]; do
   case $1 in
-    --prefix) prefix=${2:?--prefix: expected a folder}; shift ;;
+    --prefix)
+      case ${2-} in "" | -*) fail "--prefix: expected a folder" ;; esac
+      prefix=$2
+      shift
+      ;;
+    --prefix=?*) prefix=${1#--prefix=} ;;
     --check) action=check ;;
     --remove) action=remove ;;
-    --help) echo "$usage"; exit 0 ;;
+    -h | --help) echo "$usage"; exit 0 ;;
     *) echo "$usage" >&2; exit 2 ;;
   esac
   shift
 done
 case $prefix in /*) ;; *) prefix=$from/$prefix ;; esac
-fail() { echo "install.sh: $1" >&2; exit 1; }
 
 # Where things go.
 bin=$prefix/bin/secateur
@@ -34,27 +40,41 @@ fish=$prefix/share/fish/vendor_completions.d/secateur.fish
 units=/etc/systemd/system/secateur.service
 users=/etc/sysusers.d/secateur.conf
 folders=/etc/tmpfiles.d/secateur.conf
-# A service needs root, and the place that the unit names.
+# A service needs root, a name that a unit file takes as it is, and a place that its protection does not hide from it.
 service=no
-if [ "$(id -u)" = 0 ] && [ -d /run/systemd/system ]; then service=yes; fi
+if [ "$(id -u)" = 0 ] && [ -d /run/systemd/system ]; then
+  case $prefix/ in
+    *[!A-Za-z0-9/._+-]*) no_service="$prefix has characters that a unit file would read as something else" ;;
+    /home/* | /root/* | /run/user/* | /tmp/* | /var/tmp/*) no_service="$prefix is hidden from it" ;;
+    *) service=yes ;;
+  esac
+fi
 
 if [ "$action" = remove ]; then
-  [ -e "$bin" ] || fail "$bin is not there: nothing to remove"
-  if [ "$service" = yes ] && [ -e "$units" ]; then
-    systemctl stop secateur.service
-    systemctl disable secateur.service
+  found=no
+  for page in man/*.1; do if [ -e "$man/${page##*/}" ]; then found=yes; fi; done
+  for file in "$bin" "$bin.new" "$bash" "$zsh" "$fish"; do if [ -e "$file" ]; then found=yes; fi; done
+  [ "$found" = yes ] || fail "$bin is not there: nothing to remove"
+  # Another prefix has a service of its own.
+  if [ "$service" = yes ] && grep -qs "^ExecStart=$bin " "$units"; then
+    systemctl stop secateur.service || fail "the service does not stop"
+    systemctl disable secateur.service || fail "the service cannot be disabled"
     rm -f "$units" "$users" "$folders"
     systemctl daemon-reload
   fi
-  rm -f "$bin" "$bash" "$zsh" "$fish"
-  for page in man/*.1; do rm -f "$man/${page##*/}"; done
-  echo "removed; models, images and settings are still in /var/lib/secateur, /var/spool/secateur and /etc/secateur"
+  for page in man/*.1; do rm -f "$man/${page##*/}" "$man/${page##*/}.new"; done
+  for file in "$bash" "$zsh" "$fish" "$bin"; do rm -f "$file" "$file.new"; done
+  echo "removed"
+  for data in /var/lib/secateur /var/spool/secateur /etc/secateur; do
+    if [ -e "$data" ]; then echo "still there: $data"; fi
+  done
   exit 0
 fi
 
 # -- checks
 [ -e REQUIRES ] || fail "run it in the unpacked tarball"
 target=$(sed -n 's/.*target=\([^ ]*\).*/\1/p' REQUIRES) glibc=$(sed -n 's/.*glibc=\([^ ]*\).*/\1/p' REQUIRES)
+[ -n "$target" ] && [ -n "$glibc" ] || fail "REQUIRES is damaged: get the tarball again"
 machine=$(uname -m)
 case "$target $machine" in
   "aarch64-"*" aarch64" | "x86_64-"*" x86_64" | "armv7-"*" armv7l" | "armv7-"*" armv8l") ;;
@@ -70,33 +90,51 @@ said=$(./secateur --version) || fail "the program does not run here"
 if command -v dpkg-query >/dev/null && dpkg-query -W -f '${db:Status-Status}' secateur 2>/dev/null | grep -q '^installed'; then
   fail "the package secateur is installed: upgrade it, or remove it first"
 fi
-place=$prefix
-while [ ! -e "$place" ]; do place=$(dirname "$place"); done
-[ -w "$place" ] || fail "$place cannot be written to: sudo, or --prefix with another folder"
+for file in "$fish" "$zsh" "$bash" "$man/x" "$bin"; do
+  place=$(dirname "$file")
+  while [ ! -e "$place" ]; do place=$(dirname "$place"); done
+  [ -d "$place" ] || fail "$place: expected a folder"
+  [ -w "$place" ] || fail "$place cannot be written to: sudo, or --prefix with another folder"
+  [ ! -d "$file" ] || fail "$file: expected a file, or nothing"
+done
 free=$(df -Pk "$place" | awk 'NR == 2 { print $4 }')
 [ "$free" -gt 65536 ] || fail "$place: expected 64 MB free, got $((free / 1024)) MB"
 echo "checked: $said, glibc $have, $place"
 [ "$action" = install ] || exit 0
 
-# -- the program; a running one keeps its file
-install -D -m 755 secateur "$bin.new"
-mv -f "$bin.new" "$bin"
-for page in man/*.1; do install -D -m 644 "$page" "$man/${page##*/}"; done
-install -D -m 644 completions/secateur.bash "$bash"
-install -D -m 644 completions/_secateur "$zsh"
-install -D -m 644 completions/secateur.fish "$fish"
+# put MODE FILE TO: the name shows the whole file or what was there before; a running program keeps its own.
+put() {
+  install -D -m "$1" "$2" "$3.new"
+  mv -f "$3.new" "$3"
+}
+
+# -- the program
+for page in man/*.1; do put 644 "$page" "$man/${page##*/}"; done
+put 644 completions/secateur.bash "$bash"
+put 644 completions/_secateur "$zsh"
+put 644 completions/secateur.fish "$fish"
+put 755 secateur "$bin"
 
 # -- the service
+if [ -n "${no_service-}" ]; then echo "note: no service, $no_service"; fi
 if [ "$service" = yes ]; then
-  mkdir -p "$(dirname "$users")" "$(dirname "$folders")"
-  sed "s#^ExecStart=/usr/bin/secateur#ExecStart=$bin#" systemd/secateur.service >"$units"
-  install -m 644 systemd/secateur-sysusers.conf "$users"
-  install -m 644 systemd/secateur-tmpfiles.conf "$folders"
+  unit=$(mktemp)
+  trap 'rm -f "$unit"' EXIT
+  sed "s#^ExecStart=/usr/bin/secateur#ExecStart=$bin#" systemd/secateur.service >"$unit"
+  put 644 "$unit" "$units"
+  put 644 systemd/secateur-sysusers.conf "$users"
+  put 644 systemd/secateur-tmpfiles.conf "$folders"
   # Settings that are there stay.
-  [ -e /etc/secateur/secateur.toml ] || install -D -m 644 secateur.toml /etc/secateur/secateur.toml
+  [ -e /etc/secateur/secateur.toml ] || put 644 secateur.toml /etc/secateur/secateur.toml
   systemd-sysusers
   systemd-tmpfiles --create secateur.conf
   systemctl daemon-reload
   echo "next: name a teacher in /etc/secateur/secateur.toml, then systemctl enable --now secateur"
 fi
-"$bin" doctor "$(dirname "$bin")" || echo "see the advice above"
+status=0
+"$bin" doctor "$(dirname "$bin")" || status=$?
+case $status in
+  0) ;;
+  1) echo "see the advice above" ;;
+  *) fail "$bin doctor ended with $status" ;;
+esac
