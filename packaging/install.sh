@@ -30,6 +30,7 @@ while [ $# -gt 0 ]; do
   shift
 done
 case $prefix in /*) ;; *) prefix=$from/$prefix ;; esac
+prefix=${prefix%/}
 
 # Where things go.
 bin=$prefix/bin/secateur
@@ -43,11 +44,14 @@ folders=/etc/tmpfiles.d/secateur.conf
 # A service needs root, a name that a unit file takes as it is, and a place that its protection does not hide from it.
 service=no
 if [ "$(id -u)" = 0 ] && [ -d /run/systemd/system ]; then
-  case $prefix/ in
-    *[!A-Za-z0-9/._+-]*) no_service="$prefix has characters that a unit file would read as something else" ;;
-    /home/* | /root/* | /run/user/* | /tmp/* | /var/tmp/*) no_service="$prefix is hidden from it" ;;
-    *) service=yes ;;
+  service=yes
+  case $prefix in
+    *[!A-Za-z0-9/._+-]*) service=no no_service="$prefix has characters that a unit file would read as something else" ;;
   esac
+  # ProtectHome and PrivateTmp of the unit.
+  for hidden in /home /root /run/user /tmp /var/tmp; do
+    case $prefix/ in "$hidden"/*) service=no no_service="$prefix is hidden from it" ;; esac
+  done
 fi
 
 if [ "$action" = remove ]; then
@@ -56,7 +60,8 @@ if [ "$action" = remove ]; then
   for file in "$bin" "$bin.new" "$bash" "$zsh" "$fish"; do if [ -e "$file" ]; then found=yes; fi; done
   [ "$found" = yes ] || fail "$bin is not there: nothing to remove"
   # Another prefix has a service of its own.
-  if [ "$service" = yes ] && grep -qs "^ExecStart=$bin " "$units"; then
+  runs=$(sed -n 's/^ExecStart=\([^ ]*\).*/\1/p' "$units" 2>/dev/null) || runs=
+  if [ "$service" = yes ] && { [ "$runs" = "$bin" ] || [ "$runs" -ef "$bin" ]; }; then
     systemctl stop secateur.service || fail "the service does not stop"
     systemctl disable secateur.service || fail "the service cannot be disabled"
     rm -f "$units" "$users" "$folders"

@@ -91,7 +91,9 @@ impl<'a> Call<'a> {
     pub fn gradient(&self) -> CandleResult<&'a Tensor> {
         match self.gradient {
             Upstream::Whole(gradient) => Ok(gradient),
-            Upstream::Late(_) => Err(not_kept()),
+            Upstream::Late(_) => {
+                Err(candle_core::Error::Msg("a kernel reads a gradient that is still to be computed".into()).bt())
+            }
         }
     }
 

@@ -67,6 +67,13 @@ pub fn assert_close(what: &str, a: &Tensor, b: &Tensor, tolerance: f64) {
     );
 }
 
+/// Asserts equal lengths and |got − want| ≤ tolerance · largest |want|.
+pub fn assert_near(what: &str, got: &[f32], want: &[f64], tolerance: f64) {
+    let largest = want.iter().fold(0.0, |m: f64, v| m.max(v.abs()));
+    let worst = got.iter().zip(want).map(|(a, b)| (f64::from(*a) - b).abs()).fold(0.0, f64::max);
+    assert!(got.len() == want.len() && worst <= tolerance * largest, "{what}: {worst:e} of {largest}");
+}
+
 /// Runs `f` in both layouts on an NCHW tensor and returns both results as NCHW.
 pub fn on_both(x: &Tensor, f: impl Fn(Backend, &Tensor) -> Result<Tensor>) -> [Tensor; 2] {
     BACKENDS.map(|backend| {

@@ -209,16 +209,11 @@ mod tests {
     use crate::graph::Conv2d;
     use crate::nn::backend::Dims;
     use crate::nn::conv::dense;
+    use crate::nn::testing::assert_near;
     use crate::rng::Rng;
 
     /// Of the largest value.
     const TOLERANCE: f64 = 1e-5;
-
-    fn assert_near(what: &str, got: &[f32], want: &[f64]) {
-        let largest = want.iter().fold(0.0, |m: f64, v| m.max(v.abs()));
-        let worst = got.iter().zip(want).map(|(a, b)| (f64::from(*a) - b).abs()).fold(0.0, f64::max);
-        assert!(got.len() == want.len() && worst <= TOLERANCE * largest, "{what}: {worst:e} of {largest}");
-    }
 
     /// How much a thread gets decides whether it is worth it.
     #[test]
@@ -275,7 +270,7 @@ mod tests {
                 let got = gradients(&g, wanted[1].then_some(&x), wanted[0].then_some(&weight), &by_rows);
                 assert_eq!(got.each_ref().map(Option::is_some), wanted, "{name}");
                 for (got, want) in got.iter().zip([&dx, &dweight]) {
-                    got.iter().for_each(|got| assert_near(&name, got, want));
+                    got.iter().for_each(|got| assert_near(&name, got, want, TOLERANCE));
                 }
             }
         }

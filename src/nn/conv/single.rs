@@ -40,16 +40,11 @@ mod tests {
     use crate::graph::{Conv2d, Padding};
     use crate::nn::backend::Dims;
     use crate::nn::conv::dense;
+    use crate::nn::testing::assert_near;
     use crate::rng::Rng;
 
     /// Of the largest value: Winograd's transforms cost two digits of f32's seven.
     const TOLERANCE: f64 = 2e-5;
-
-    fn assert_near(what: &str, got: &[f32], want: &[f64]) {
-        let largest = want.iter().fold(0.0, |m: f64, v| m.max(v.abs()));
-        let worst = got.iter().zip(want).map(|(a, b)| (f64::from(*a) - b).abs()).fold(0.0, f64::max);
-        assert!(got.len() == want.len() && worst <= TOLERANCE * largest, "{what}: {worst:e} of {largest}");
-    }
 
     #[test]
     fn every_way_gives_what_double_precision_gives() {
@@ -77,11 +72,11 @@ mod tests {
             let (wide_x, wide_weight, wide_dy) = (wide(&x), wide(&weight), wide(&dy));
             let name = format!("{batch} {channels} {size:?} {conv:?}");
             let y = dense::forward(&g, &wide_x, &wide_weight, Some(&wide(&bias)), false).values;
-            assert_near(&name, &dense::forward(&g, &x, &weight, Some(&bias), false).values, &y);
+            assert_near(&name, &dense::forward(&g, &x, &weight, Some(&bias), false).values, &y, TOLERANCE);
             let dx = dense::input_gradient(&g, &wide_weight, &wide_dy);
-            assert_near(&name, &dense::input_gradient(&g, &weight, &dy), &dx);
+            assert_near(&name, &dense::input_gradient(&g, &weight, &dy), &dx, TOLERANCE);
             let dweight = dense::weight_gradient(&g, &wide_x, &wide_dy);
-            assert_near(&name, &dense::weight_gradient(&g, &x, &dy), &dweight);
+            assert_near(&name, &dense::weight_gradient(&g, &x, &dy), &dweight, TOLERANCE);
             by_winograd += usize::from(winograd::forward(&g, &x, &weight, None, false).is_some());
         }
         assert!(by_winograd >= 2, "{by_winograd} cases took Winograd's way");

@@ -38,7 +38,7 @@ impl LateGradient {
         Self { x, dy, activation, normaliser, terms }
     }
 
-    /// All of it, channels-last.
+    /// All of it, in the shape of the batch norm's input.
     ///
     /// # Errors
     /// [`candle_core::Error`] if it cannot be made a tensor.
