@@ -34,6 +34,8 @@ pub struct Readings {
 #[derive(Debug, Clone)]
 pub struct Folder {
     pub path: PathBuf,
+    /// It is there already.
+    pub exists: bool,
     /// Why nothing can be written there.
     pub error: Option<String>,
     /// What is left for files.
@@ -232,7 +234,8 @@ impl Folder {
             return Finding::good("folder", format!("{path}: {error}"))
                 .problem("nothing can be written there: check who owns it and how it is mounted");
         }
-        let found = Finding::good("folder", format!("{path}: writable{free}"));
+        let state = if self.exists { "writable" } else { "not there yet, can be made" };
+        let found = Finding::good("folder", format!("{path}: {state}{free}"));
         match self.free_bytes {
             Some(free) if free < NO_SPACE => found.problem("make room: a model does not fit"),
             Some(free) if free < LITTLE_SPACE => found.advise("make room: a checkpoint holds a network several times"),
@@ -278,7 +281,8 @@ mod tests {
             swap_bytes: gigabytes(1),
             swap_free_bytes: gigabytes(1),
         };
-        let folder = Folder { path: "/var/lib/secateur".into(), error: None, free_bytes: Some(gigabytes(20)) };
+        let folder =
+            Folder { path: "/var/lib/secateur".into(), exists: true, error: None, free_bytes: Some(gigabytes(20)) };
         Readings {
             board,
             system,

@@ -12,20 +12,26 @@ use crate::weights::resolve;
 
 /// Folders that the server or the daemon of this configuration writes to.
 pub(super) fn folders(config: &Config) -> Vec<PathBuf> {
-    let store = config.serve.store.clone().map(|store| store.0);
-    let Some(DaemonConfig { daemon, intake, .. }) = unattended(config) else { return store.into_iter().collect() };
+    let Some(DaemonConfig { daemon, intake, .. }) = unattended(config) else {
+        return config.serve.store.iter().map(|store| store.0.clone()).collect();
+    };
     let inbox = Some(intake.inbox).filter(|inbox| !inbox.as_os_str().is_empty());
     let inbox = inbox.unwrap_or_else(|| daemon.folder.join("inbox"));
     let own = ["reservoir", "quarantine", "runs"].map(|name| daemon.folder.join(name));
-    let store = store.unwrap_or_else(|| daemon.folder.join("models"));
+    let store = store(config, &daemon.folder);
     [daemon.folder, inbox, store].into_iter().chain(own).collect()
+}
+
+/// The folder of the daemon's models.
+fn store(config: &Config, folder: &Path) -> PathBuf {
+    config.serve.store.as_ref().map_or_else(|| folder.join("models"), |store| store.0.clone())
 }
 
 /// What is found of the files and sensors that it names.
 pub(super) fn findings(config: &Config) -> Vec<Finding> {
     let mut found = vec![token(config)];
     if let Some(daemon) = unattended(config) {
-        found.extend([teacher(&daemon), disk(&daemon), sensors(&daemon)]);
+        found.extend([teacher(&daemon, &store(config, &daemon.daemon.folder)), disk(&daemon), sensors(&daemon)]);
     }
     found
 }
@@ -48,10 +54,15 @@ fn token(config: &Config) -> Finding {
     }
 }
 
-fn teacher(config: &DaemonConfig) -> Finding {
+fn teacher(config: &DaemonConfig, store: &Path) -> Finding {
     let path = &config.daemon.teacher;
     if path.as_os_str().is_empty() {
-        return Finding::good("teacher", "none named, so the store must have a version");
+        let name = &config.daemon.name;
+        return match store.join(name.as_str()).is_dir() {
+            true => Finding::good("teacher", "none named: the one in the store stays"),
+            false => Finding::good("teacher", format!("none named, and {} has no model {name}", store.display()))
+                .problem("the daemon does not start with this: name the teacher's file in daemon.teacher"),
+        };
     }
     match resolve(path).and_then(|(file, _)| std::fs::File::open(&file).map_err(|e| crate::Error::io("read", file, e)))
     {
@@ -136,6 +147,10 @@ mod tests {
         assert_eq!(level("token", "[serve]\nlisten = \"0.0.0.0:8000\""), Level::Advice);
         assert_eq!(level("token", ""), Level::Good);
         assert_eq!(level("teacher", &format!("[daemon]\nteacher = {:?}", path("none"))), Level::Problem);
+        let daemon = format!("[daemon]\nname = \"m\"\nfolder = {:?}", path("d"));
+        assert_eq!(level("teacher", &daemon), Level::Problem);
+        fs::create_dir_all(place.path().join("d/models/m")).unwrap();
+        assert_eq!(level("teacher", &daemon), Level::Good);
         assert_eq!(level("disk", "[guard]\nmin_disk_bytes = 9000000000000000000"), Level::Problem);
         assert_eq!(level("guards", &format!("[daemon]\nboard_root = {:?}", path("nowhere"))), Level::Advice);
     }

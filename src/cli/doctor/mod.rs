@@ -106,7 +106,7 @@ fn look_at(path: &Path) -> Folder {
     } else {
         Some(format!("{} is not a folder", existing.display()))
     };
-    Folder { path: path.to_path_buf(), error, free_bytes: free_bytes(existing) }
+    Folder { path: path.to_path_buf(), exists: path.exists(), error, free_bytes: free_bytes(existing) }
 }
 
 /// What is left on the file system of `path` for this user.
@@ -138,9 +138,10 @@ mod tests {
         let file = place.path().join("file");
         fs::write(&file, "").unwrap();
         let good = look_at(place.path());
-        assert!(good.error.is_none() && good.free_bytes > Some(0), "{good:?}");
+        assert!(good.exists && good.error.is_none() && good.free_bytes > Some(0), "{good:?}");
         assert_eq!(fs::read_dir(place.path()).unwrap().count(), 1, "what was tried is gone");
-        assert!(look_at(&place.path().join("not/yet")).error.is_none());
+        let later = look_at(&place.path().join("not/yet"));
+        assert!(!later.exists && later.error.is_none(), "{later:?}");
         let error = look_at(&file.join("below")).error.unwrap();
         assert!(error.contains("file is not a folder"), "{error}");
         assert!(look_at(Path::new("/proc")).error.is_some());
