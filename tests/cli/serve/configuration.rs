@@ -12,7 +12,8 @@ fn the_printed_default_is_accepted() {
     let printed = place.run("config print-default").ends_with(&[0]).stdout;
     assert!(printed.contains("[serve]") && printed.contains("listen = \"127.0.0.1:8000\""), "{printed}");
     place.write("config.toml", &printed);
-    place.run("config check config.toml").ends_with(&[0]);
+    let checked = place.run("config check config.toml").ends_with(&[0]).stdout;
+    assert_eq!(checked, "config.toml: good; for `daemon`, name the teacher's file in daemon.teacher\n");
     place.write("config.toml", printed.replace("decode_threads", "decode_treads"));
     place.run("config check config.toml").fails_naming(&[
         "config.toml",
