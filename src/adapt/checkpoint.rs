@@ -10,6 +10,7 @@ use serde_json::{Map, Value};
 use super::latency::LatencyTable;
 use super::observer::Phase;
 use super::report::{AdaptedBy, CandidateFigures, PhaseReport};
+use super::survey::Survey;
 use crate::data::LoaderState;
 use crate::model::Params;
 use crate::weights::{self, TensorFile};
@@ -50,6 +51,9 @@ pub struct Progress {
     /// What phase 1 chose among.
     #[serde(default)]
     pub candidates: Vec<CandidateFigures>,
+    /// What phase 1 found out before training, once it has.
+    #[serde(default)]
+    pub survey: Option<Survey>,
     /// What was measured for a budget of latency.
     #[serde(default)]
     pub latency: Option<LatencyTable>,

@@ -224,6 +224,10 @@ impl AdaptConfig {
                 return Err(Error::Config(format!("{name}: expected a fraction in [0, 0.9), got {value}")));
             }
         }
+        let share = self.gate.min_class_share;
+        if !(0.0..=1.0).contains(&share) {
+            return Err(Error::Config(format!("gate.min_class_share: expected a fraction in [0, 1], got {share}")));
+        }
         let counts = [
             ("batch_size", self.batch_size, 2),
             ("mask.probe_every", self.mask.probe_every, 1),
@@ -242,6 +246,19 @@ impl AdaptConfig {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_share_of_images_is_a_fraction() {
+        let with = |min_class_share| {
+            let mut config = AdaptConfig::for_input([1, 28, 28]);
+            config.gate.min_class_share = min_class_share;
+            config.validate().map_err(|error| error.to_string())
+        };
+        assert_eq!((with(0.0), with(1.0)), (Ok(()), Ok(())));
+        for wrong in [-0.1, 1.5, f64::NAN] {
+            assert!(with(wrong).unwrap_err().contains("gate.min_class_share: expected a fraction in [0, 1], got"));
+        }
+    }
 
     #[test]
     fn many_images_are_tuned_for_longer_and_not_for_ever() {

@@ -10,6 +10,7 @@ use super::config::AdaptConfig;
 use super::latency::LatencyTable;
 use super::observer::{Metrics, Observer, Phase};
 use super::report::{AdaptedBy, CandidateFigures, PhaseReport};
+use super::survey::Survey;
 use super::target::ImageSet;
 use crate::data::{Batch, LoaderConfig, LoaderState, Preprocess, TrainLoader, Transform};
 use crate::rng::mix;
@@ -87,6 +88,8 @@ pub(super) struct Driver<'a> {
     pub adapted_by: Option<AdaptedBy>,
     /// What phase 1 chose among.
     pub candidates: Vec<CandidateFigures>,
+    /// What phase 1 found out before training, once it has.
+    pub survey: Option<Survey>,
     /// What was measured for a budget of latency.
     pub latency: Option<LatencyTable>,
     /// Tensors later phases need, saved with every checkpoint.
@@ -183,6 +186,7 @@ impl Driver<'_> {
             reports,
             adapted_by: self.adapted_by,
             candidates: self.candidates.clone(),
+            survey: self.survey,
             latency: self.latency.clone(),
         };
         Checkpoint { progress, tensors }.save(path)?;

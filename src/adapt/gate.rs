@@ -9,7 +9,8 @@ use crate::loss;
 /// Thresholds of the gate. It catches failures; it does not rank good candidates.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct GateConfig {
-    /// Least agreement of student and adapted teacher on held-out images.
+    /// Least agreement of student and adapted teacher on held-out images; less is asked, `min_stability` of the teacher's
+    /// stability, where that teacher does not agree with itself on more. One standard error below is no reason to refuse.
     pub min_agreement: f64,
     /// Least mutual information of the candidate relative to its reference's.
     pub min_information: f64,
@@ -19,11 +20,14 @@ pub struct GateConfig {
     pub min_diversity: f64,
     /// Least stability of the candidate relative to its reference's. One standard error below is no reason to refuse.
     pub min_stability: f64,
-    /// Least agreement of a trained teacher with one of those it comes from: the teacher as it came, or with the target's
-    /// statistics. More is asked of one that answers more classes, and the same allowance made.
+    /// Least agreement of a trained teacher with one of those it comes from, the teacher as it came, or with the target's
+    /// statistics, relative to the stability of the first. More is asked of one that answers more classes, and the same
+    /// allowance made.
     pub min_kinship: f64,
     /// Fewest held-out images that can tell.
     pub min_images: usize,
+    /// Least share of the images that seems to be of each class, relative to an even share: see [`super::RarestClass`].
+    pub min_class_share: f64,
 }
 
 impl Default for GateConfig {
@@ -36,6 +40,7 @@ impl Default for GateConfig {
             min_stability: 0.9,
             min_kinship: 0.6,
             min_images: 1,
+            min_class_share: 0.25,
         }
     }
 }
@@ -136,12 +141,18 @@ pub fn judge(config: &GateConfig, expect: Expect, candidate: &Testimony, referen
         }
     };
     match expect {
-        Expect::SameAnswers => demand("agreement with the adapted teacher", agreement, config.min_agreement),
+        Expect::SameAnswers => {
+            // What a teacher is not sure of itself no student can repeat.
+            let own = old.stability.map_or(1.0, |stability| config.min_stability * stability);
+            let least = config.min_agreement.min(own) - standard_error(agreement, images);
+            demand("agreement with the adapted teacher", agreement, least);
+        }
         Expect::RoundedAnswers => demand("agreement with f32", agreement, config.min_agreement),
         Expect::BetterAnswers => {}
         Expect::Kinship(_) => {
             let kinship = kinship.unwrap_or(f64::NAN);
-            let least = (config.min_kinship * classes_gained(&new, &old)).min(1.0) - standard_error(kinship, images);
+            let own = config.min_kinship * old.stability.unwrap_or(1.0);
+            let least = (own * classes_gained(&new, &old)).min(1.0) - standard_error(kinship, images);
             demand("agreement with what it was trained from", kinship, least);
         }
     }
@@ -246,17 +257,8 @@ mod tests {
     #[test]
     fn kinship_a_standard_error_short_is_forgiven() {
         let judged = |kin: usize, images: usize| {
-            let rows = |turned: usize| -> Vec<[f32; 3]> {
-                (0..images)
-                    .map(|i| [[9., 0., 0.], [0., 9., 0.], [0., 0., 9.]][(i + usize::from(i < turned)) % 3])
-                    .collect()
-            };
-            judge(
-                &GateConfig::default(),
-                Expect::Kinship(&logits(&rows(0))),
-                &logits(&rows(images - kin)),
-                &logits(&rows(0)),
-            )
+            let (start, trained) = (in_turn(images, 0), in_turn(images, images - kin));
+            judge(&GateConfig::default(), Expect::Kinship(&start), &trained, &start)
         };
         // 0.58 of 100: the standard error is 0.049, of 1000: 0.016.
         for (kin, images, accepted) in [(58, 100, true), (54, 100, false), (580, 1000, false), (600, 1000, true)] {
@@ -290,6 +292,43 @@ mod tests {
         let verdict = judge(&few(), Expect::BetterAnswers, &shaky, &firm).unwrap();
         assert!(!verdict.accepted && verdict.reason.contains("stability"), "{}", verdict.reason);
         assert!(judge(&few(), Expect::BetterAnswers, &firm, &shaky).unwrap().accepted);
+    }
+
+    /// So many images of three classes in turn, the first `turned` of them answered with the next class.
+    fn in_turn(images: usize, turned: usize) -> Testimony {
+        let row = |i: usize| [[9., 0., 0.], [0., 9., 0.], [0., 0., 9.]][(i + usize::from(i < turned)) % 3];
+        logits(&(0..images).map(row).collect::<Vec<_>>())
+    }
+
+    #[test]
+    fn what_a_teacher_is_not_sure_of_no_student_has_to_repeat() {
+        let judged = |own: Option<f64>, turned: usize| {
+            let teacher = Testimony { stability: own, ..in_turn(1000, 0) };
+            let student = Testimony { stability: own, ..in_turn(1000, turned) };
+            judge(&GateConfig::default(), Expect::SameAnswers, &student, &teacher).unwrap()
+        };
+        // A standard error is 0.011 to 0.014. Of a teacher with a stability of 0.8, 0.72 are asked.
+        for (own, turned, accepted) in [
+            (None, 155, true),
+            (None, 180, false),
+            (Some(1.0), 180, false),
+            (Some(0.8), 180, true),
+            (Some(0.8), 300, false),
+        ] {
+            let verdict = judged(own, turned);
+            assert_eq!(verdict.accepted, accepted, "{own:?} {turned}: {}", verdict.reason);
+        }
+    }
+
+    #[test]
+    fn kinship_is_asked_as_far_as_the_source_is_sure() {
+        let judged = |own: f64| {
+            let source = Testimony { stability: Some(own), ..in_turn(1000, 0) };
+            let trained = Testimony { stability: Some(1.0), ..in_turn(1000, 480) };
+            judge(&GateConfig::default(), Expect::Kinship(&source), &trained, &source).unwrap()
+        };
+        let (sure, unsure) = (judged(1.0), judged(0.7));
+        assert!(!sure.accepted && unsure.accepted, "{} / {}", sure.reason, unsure.reason);
     }
 
     #[test]

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::gate::Verdict;
 use super::latency::TableIdentity;
 use super::observer::{Metrics, Phase};
+use super::survey::Survey;
 use crate::graph::{ChannelGroups, Graph, Keep};
 
 /// One model's figures.
@@ -129,6 +130,9 @@ pub struct Report {
     /// What phase 1 chose among.
     #[serde(default)]
     pub candidates: Vec<CandidateFigures>,
+    /// What the untrained teacher's answers told of the images.
+    #[serde(default)]
+    pub survey: Option<Survey>,
     /// Target images used and left out.
     pub images: ImageCounts,
     /// Channels of each group.

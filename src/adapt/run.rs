@@ -14,8 +14,10 @@ use super::memory::memory_plan;
 use super::observer::Observer;
 use super::pass::{Answers, Network, PassConfig, answer, answer_views};
 use super::report::{AdaptedBy, GroupWidth, ImageCounts, LatencyFigures, ModelFigures, Report};
-use super::stages::{Adapted, Pruned, Stages};
+use super::stages::{Pruned, Stages};
+use super::survey::RarestClass;
 use super::target::ImageSet;
+use super::teacher_choice::Adapted;
 use super::train::Setting;
 use crate::data::{Augment, Transform};
 use crate::engine::Precision;
@@ -89,11 +91,16 @@ impl<'a> Context<'a> {
     pub fn answer(&self, graph: &Graph, params: &Params) -> Result<Answers> {
         let network = Network { graph, params };
         let mut answers = answer(network, self.images, self.images.good(), Mode::Eval, &self.pass())?;
+        answers.stability = Some(self.stability(network, &answers, self.judged_on())?);
+        Ok(answers)
+    }
+
+    /// Fraction of the images at `indices` whose class a random change, as in training, leaves as it is.
+    pub fn stability(&self, network: Network, answers: &Answers, indices: &[usize]) -> Result<f64> {
         let augment = Augment { train_size: None, ..self.config.augment.clone() };
         let changed = Transform::Train(self.teacher.info.preprocess.clone(), augment);
-        let views = answer_views(network, self.images, self.judged_on(), (Mode::Eval, changed), &self.pass())?;
-        answers.stability = Some(loss::agreement(&views.logits, &answers.logits_of(&views.indices)?)?);
-        Ok(answers)
+        let views = answer_views(network, self.images, indices, (Mode::Eval, changed), &self.pass())?;
+        loss::agreement(&views.logits, &answers.logits_of(&views.indices)?)
     }
 
     /// The held-out images; all if none were held out.
@@ -206,6 +213,7 @@ fn finish(
         int8: int8.as_ref().map(|outcome| outcome.verdict.clone()),
         adapted_by: adapted.by,
         candidates: stages.candidate_figures().to_vec(),
+        survey: stages.survey(),
         images: ImageCounts {
             train: context.train.len(),
             held_out: context.held.len(),
@@ -237,22 +245,37 @@ fn finish(
     })
 }
 
-/// The gate on the student. Images that ruin a training teach a student no better, whatever it started from.
+/// The gate on the student. Images that ruin a training teach a student no better, whatever it started from, nor do images
+/// without some class teach that.
 fn verdict(stages: &Stages, (after, adapted): (&Answers, &Adapted)) -> Result<Verdict> {
     let context = stages.context;
     let verdict = match context.config.budget {
         Some(_) => context.judge(Expect::SameAnswers, after, &adapted.answers)?,
         None => adapted.verdict.clone(),
     };
-    let ruined = stages.candidate_figures().iter().find(|c| c.by == AdaptedBy::Training && !c.gate.accepted);
-    Ok(match ruined {
-        Some(trained) => Verdict {
-            accepted: false,
-            reason: format!("training the teacher on these images failed: {}", trained.gate.reason),
-            ..verdict
-        },
-        None => verdict,
-    })
+    let mut reasons = Vec::new();
+    let least = context.config.gate.min_class_share;
+    if let Some(RarestClass { class, share }) = stages.survey().map(|survey| survey.rarest_class)
+        && share < least
+    {
+        let names = &context.teacher.info.class_names;
+        let name = names.get(class).map_or_else(|| class.to_string(), |name| format!("{name:?}"));
+        reasons.push(format!(
+            "class {name} seems to have {share:.2} of an even share of the images, expected at least {least}: what does not \
+             come is forgotten; --min-class-share 0 allows it"
+        ));
+    }
+    let trained = stages.candidate_figures().iter().find(|c| c.by == AdaptedBy::Training);
+    if let Some(ruined) = trained.filter(|c| !c.gate.accepted) {
+        reasons.push(format!("training the teacher on these images failed: {}", ruined.gate.reason));
+    }
+    if reasons.is_empty() {
+        return Ok(verdict);
+    }
+    if !verdict.accepted {
+        reasons.push(verdict.reason);
+    }
+    Ok(Verdict { accepted: false, reason: reasons.join("; "), ..verdict })
 }
 
 /// What a budget of latency came to.

@@ -8,35 +8,21 @@ use candle_core::Tensor;
 use super::checkpoint::{Checkpoint, RunIdentity, Sections};
 use super::drive::{Driver, Loaders, Steps};
 use super::finetune_phase::FineTunePhase;
-use super::gate::{Expect, Verdict};
 use super::latency::{CANDIDATES, LatencyTable, Search, TableIdentity, is_disturbed};
 use super::mask_phase::MaskPhase;
 use super::observer::{Observer, Phase};
-use super::pass::{Answers, Network, estimate_statistics};
+use super::pass::{Network, estimate_statistics};
 use super::ranking;
-use super::report::{AdaptedBy, CandidateFigures, GroupWidth, PhaseReport};
+use super::report::{CandidateFigures, GroupWidth, PhaseReport};
 use super::run::{Context, Job};
-use super::target::{ImageSet, pass_config};
-use super::teacher_phase::TeacherPhase;
+use super::survey::Survey;
+use super::target::pass_config;
+use super::teacher_choice::Adapted;
 use crate::data::{OrderedPass, Transform};
 use crate::graph::Graph;
 use crate::model::{Params, Student};
 use crate::prune::{Admm, Measure, Selector, surgery};
 use crate::{Error, Result};
-
-/// The adapted teacher and what is known of it.
-pub(super) struct Adapted {
-    pub params: Params,
-    pub by: AdaptedBy,
-    pub verdict: Verdict,
-    pub answers: Answers,
-}
-
-impl Adapted {
-    fn figures(&self, images: &ImageSet) -> Result<CandidateFigures> {
-        Ok(CandidateFigures { by: self.by, accuracy: self.answers.accuracy(images)?, gate: self.verdict.clone() })
-    }
-}
 
 /// The student after surgery and fine-tuning.
 pub(super) struct Pruned {
@@ -48,7 +34,7 @@ pub(super) struct Pruned {
 
 pub(super) struct Stages<'a> {
     pub context: &'a Context<'a>,
-    driver: Driver<'a>,
+    pub(super) driver: Driver<'a>,
     resumed: Option<Checkpoint>,
 }
 
@@ -78,6 +64,7 @@ impl<'a> Stages<'a> {
             reports: progress.map(|p| p.reports.clone()).unwrap_or_default(),
             adapted_by: progress.and_then(|p| p.adapted_by),
             candidates: progress.map(|p| p.candidates.clone()).unwrap_or_default(),
+            survey: progress.and_then(|p| p.survey),
             latency: progress.and_then(|p| p.latency.clone()),
             carried: Sections::default(),
             started: Instant::now(),
@@ -119,8 +106,12 @@ impl<'a> Stages<'a> {
         &self.driver.candidates
     }
 
+    pub fn survey(&self) -> Option<Survey> {
+        self.driver.survey
+    }
+
     /// The checkpoint, if it lies behind `phase`: the phase is over.
-    fn past(&self, phase: Phase) -> Option<&Checkpoint> {
+    pub(super) fn past(&self, phase: Phase) -> Option<&Checkpoint> {
         self.resumed.as_ref().filter(|c| c.progress.phase > phase)
     }
 
@@ -190,7 +181,7 @@ impl<'a> Stages<'a> {
     }
 
     /// Runs `phase` to its end, from where a checkpoint left it.
-    fn drive(&mut self, phase: Phase, steps: usize, work: &mut impl Steps) -> Result<()> {
+    pub(super) fn drive(&mut self, phase: Phase, steps: usize, work: &mut impl Steps) -> Result<()> {
         let context = self.context;
         let (mut from, mut states) = (0, None);
         // Taken, for a limit on memory has no room for a second copy of everything.
@@ -204,7 +195,7 @@ impl<'a> Stages<'a> {
     }
 
     /// `params` with batch-norm statistics of the target.
-    fn with_statistics(&self, graph: &Graph, params: &Params) -> Result<Params> {
+    pub(super) fn with_statistics(&self, graph: &Graph, params: &Params) -> Result<Params> {
         let context = self.context;
         let network = Network { graph, params };
         let statistics =
@@ -212,70 +203,6 @@ impl<'a> Stages<'a> {
         let mut student = Student::new(graph, params)?;
         student.set_statistics(&statistics);
         student.snapshot()
-    }
-
-    /// Phase 1. Goes on with the trained teacher if the gate lets it, else with the better of source and, if the gate lets
-    /// them, target statistics by mutual information.
-    pub fn adapt_teacher(&mut self, params: Params, before: &Answers) -> Result<Adapted> {
-        let context = self.context;
-        let mut adapted = match (self.past(Phase::Teacher), self.driver.adapted_by) {
-            (Some(checkpoint), Some(by)) => {
-                let params = checkpoint.tensors.get("adapted", context.device)?;
-                let answers = context.answer(&context.teacher.graph, &params)?;
-                let figures = self.driver.candidates.iter().find(|c| c.by == by);
-                let verdict = match figures {
-                    Some(figures) => figures.gate.clone(),
-                    None => context.judge(Expect::BetterAnswers, &answers, before)?,
-                };
-                vec![Adapted { params, by, verdict, answers }]
-            }
-            _ => self.candidates(params, before)?,
-        };
-        if self.driver.candidates.is_empty() {
-            self.driver.candidates = adapted.iter().map(|c| c.figures(context.images)).collect::<Result<_>>()?;
-        }
-        let trained = adapted.iter().position(|c| c.by == AdaptedBy::Training && c.verdict.accepted);
-        let information = |c: &Adapted| c.verdict.candidate.information;
-        let best = trained.or_else(|| {
-            let usable = |c: &Adapted| match c.by {
-                AdaptedBy::Source => true,
-                AdaptedBy::Statistics => c.verdict.accepted,
-                AdaptedBy::Training => false,
-            };
-            let ranked = adapted.iter().enumerate().filter(|(_, c)| usable(c));
-            ranked.max_by(|a, b| information(a.1).total_cmp(&information(b.1))).map(|(index, _)| index)
-        });
-        let adapted = adapted.swap_remove(best.unwrap_or(0));
-        self.driver.adapted_by = Some(adapted.by);
-        self.driver.carried.put("adapted", adapted.params.clone());
-        Ok(adapted)
-    }
-
-    fn candidates(&mut self, params: Params, before: &Answers) -> Result<Vec<Adapted>> {
-        let context = self.context;
-        let graph = &context.teacher.graph;
-        self.note("batch-norm statistics of the target")?;
-        let statistics = self.with_statistics(graph, &params)?;
-        let mut candidates = vec![
-            self.candidate(AdaptedBy::Source, params, Expect::BetterAnswers, before)?,
-            self.candidate(AdaptedBy::Statistics, statistics.clone(), Expect::BetterAnswers, before)?,
-        ];
-        // The classifier is frozen in this phase: with nothing else to train there is nothing to do.
-        if context.config.teacher.steps > 0 && !context.config.train.is_classifier_alone() {
-            let mut phase = TeacherPhase::new(context, &statistics)?;
-            self.drive(Phase::Teacher, context.config.teacher.steps, &mut phase)?;
-            let trained = self.with_statistics(graph, &phase.into_params()?)?;
-            let start = context.testimony(&candidates[1].answers)?;
-            candidates.push(self.candidate(AdaptedBy::Training, trained, Expect::Kinship(&start), before)?);
-        }
-        Ok(candidates)
-    }
-
-    fn candidate(&self, by: AdaptedBy, params: Params, expect: Expect, before: &Answers) -> Result<Adapted> {
-        let answers = self.context.answer(&self.context.teacher.graph, &params)?;
-        let verdict = self.context.judge(expect, &answers, before)?;
-        log::info!("adapted teacher candidate by={by:?} accepted={} {}", verdict.accepted, verdict.reason);
-        Ok(Adapted { params, by, verdict, answers })
     }
 
     /// Phases 2 and 3.

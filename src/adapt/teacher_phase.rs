@@ -25,28 +25,31 @@ use crate::rng::Rng;
 pub(super) struct TeacherPhase<'a> {
     context: &'a Context<'a>,
     trainee: Trainee,
+    /// What batch norms go by.
+    mode: Mode,
     /// Pseudo label and its weight, by source index.
     labels: HashMap<usize, (u32, f32)>,
 }
 
 impl<'a> TeacherPhase<'a> {
-    pub fn new(context: &'a Context<'a>, params: &Params) -> Result<Self> {
+    /// From `params`, by statistics of each batch or by those that `params` have.
+    pub fn new(context: &'a Context<'a>, params: &Params, mode: Mode) -> Result<Self> {
         let student = Student::new(&context.teacher.graph, params)?.freeze_classifier();
-        Ok(Self { context, trainee: Trainee::new(student, context.config)?, labels: HashMap::new() })
+        Ok(Self { context, trainee: Trainee::new(student, context.config)?, mode, labels: HashMap::new() })
     }
 
     pub fn into_params(self) -> Result<Params> {
         self.trainee.student.snapshot()
     }
 
-    /// Computes pseudo labels anew, with batch statistics as in training.
+    /// Computes pseudo labels anew, with statistics as in training.
     fn refresh_labels(&mut self, step: usize) -> Result<()> {
         let Context { images, train, config, teacher, .. } = self.context;
         let mut order = train.clone();
         Rng::stream(config.seed ^ 0x4C41_4245, step as u64).shuffle(&mut order);
         let params = self.trainee.student.frozen_params();
         let network = Network { graph: &teacher.graph, params: &params };
-        let answers = answer(network, images, &order, Mode::Train, &self.context.pass())?;
+        let answers = answer(network, images, &order, self.mode, &self.context.pass())?;
         let labels = loss::pseudo_labels(&answers.features, &answers.logits)?;
         let weights = labels.confidence_weights(teacher.graph.num_classes());
         let rows = answers.indices.iter().zip(labels.labels.iter().zip(weights));
@@ -80,7 +83,7 @@ impl Steps for TeacherPhase<'_> {
             self.refresh_labels(step)?;
         }
         let params = self.trainee.student.params();
-        let forward = Forward::new(self.trainee.student.graph(), &params, Mode::Train).sparing(memory);
+        let forward = Forward::new(self.trainee.student.graph(), &params, self.mode).sparing(memory);
         let output = forward.run(&batch.to_tensor(device)?)?;
         let (total, [information, pseudo]) =
             transfer_loss(&output.logits, &batch.indices, &self.labels, teacher.pseudo_label_weight)?;

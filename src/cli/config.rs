@@ -44,11 +44,11 @@ impl ConfigArgs {
                 let file = file.or(config).unwrap_or_default();
                 let config = load(Some(&file), [])?;
                 check_files(&config.serve)?;
-                let serves_only = config.serve.store.is_some() || config.serve.model.is_some();
-                let teacher = !config.daemon().daemon.teacher.as_os_str().is_empty();
-                let missing = match teacher || serves_only {
-                    true => "",
-                    false => "; for `daemon`, name the teacher's file in daemon.teacher",
+                let missing = match config.unattended() {
+                    Some(daemon) if !daemon.has_model(&config.serve) => {
+                        "; for `daemon`, name the teacher's file in daemon.teacher"
+                    }
+                    _ => "",
                 };
                 print(&format!("{}: good{missing}", file.display()))
             }

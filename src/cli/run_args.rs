@@ -93,6 +93,10 @@ pub(super) struct RunArgs {
     /// Fraction of the images kept out of training, for the gate [default: 0.1]
     #[arg(long, value_name = "FRACTION")]
     holdout: Option<f64>,
+    /// Least share of the images that each class must seem to have, relative to an even share: what does not come is
+    /// forgotten, and the student refused. 0 where some classes never come [default: 0.25]
+    #[arg(long, value_name = "FRACTION")]
+    min_class_share: Option<f64>,
     /// Updates of phase 1 (teacher) [default: 160; 300 for inputs up to 64 pixels]
     #[arg(long, value_name = "N")]
     adapt_steps: Option<usize>,
@@ -176,6 +180,7 @@ impl RunArgs {
             config.augment.train_size = Some([side, side]);
         }
         set(&mut config.holdout, self.holdout);
+        set(&mut config.gate.min_class_share, self.min_class_share);
         set(&mut config.teacher.steps, self.adapt_steps);
         set(&mut config.mask.steps, self.mask_steps);
         set(&mut config.fine_tune.steps, self.tune_steps);

@@ -50,6 +50,13 @@ impl Config {
         DaemonConfig { daemon, intake, trigger, adapt, guard, watch }
     }
 
+    /// The sections of the daemon, if this is meant for it: if it names a teacher, or nothing that a server alone serves.
+    pub fn unattended(&self) -> Option<DaemonConfig> {
+        let daemon = self.daemon();
+        let serves_only = self.serve.store.is_some() || self.serve.model.is_some();
+        (daemon.names_teacher() || !serves_only).then_some(daemon)
+    }
+
     /// The default configuration as a file, every key with what it means.
     pub fn documented() -> String {
         let head = "# Configuration of secateur, as TOML. Every key can be left out; these are the defaults.\n\

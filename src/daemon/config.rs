@@ -212,6 +212,21 @@ impl DaemonConfig {
         if self.adapt.threads == 0 { (processors() / 2).max(1) } else { self.adapt.threads }
     }
 
+    /// Whether it says which model is the first.
+    pub fn names_teacher(&self) -> bool {
+        !self.daemon.teacher.as_os_str().is_empty()
+    }
+
+    /// The folder of its models.
+    pub fn store(&self, serve: &ServeConfig) -> PathBuf {
+        serve.store.as_ref().map_or_else(|| self.daemon.folder.join("models"), |store| store.0.clone())
+    }
+
+    /// Whether it has a model to start with: one in its store, or the one it names.
+    pub fn has_model(&self, serve: &ServeConfig) -> bool {
+        self.names_teacher() || self.store(serve).join(self.daemon.name.as_str()).is_dir()
+    }
+
     /// How the daemon serves: `serve` with a store, and with the threads that an adaptation leaves unless it says how
     /// many.
     ///
@@ -224,7 +239,7 @@ impl DaemonConfig {
                 "serve.model: the daemon serves a store; name the file in daemon.teacher".into(),
             ));
         }
-        serve.store.get_or_insert_with(|| PathText(self.daemon.folder.join("models")));
+        serve.store = Some(PathText(self.store(&serve)));
         if serve.threads == 0 {
             serve.threads = processors().saturating_sub(self.adapt_threads()).max(1);
         }

@@ -24,4 +24,4 @@ pub use distillation::distillation;
 pub use information_maximisation::{diversity, entropy, information_maximisation, weighted_entropy};
 pub use mcc::mcc;
 pub use pseudo_labels::{PseudoLabels, pseudo_labels, teacher_labels};
-pub use signals::{agreement, mutual_information, soft_neighbourhood_density};
+pub use signals::{agreement, mean_prediction, mutual_information, soft_neighbourhood_density};

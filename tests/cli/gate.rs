@@ -1,5 +1,7 @@
 //! The gate refuses: the old student stays.
 
+use std::fs;
+
 use super::teacher;
 use super::workplace::{JOB, SHORT, Workplace};
 
@@ -48,4 +50,25 @@ fn adaptation_of_an_untrained_teacher_cannot_end_in_an_error() {
     let accepted = finished.json()["gate"]["accepted"].as_bool().unwrap();
     assert_eq!(place.path("student.safetensors").exists(), accepted);
     assert_eq!(place.path("student.safetensors.refused").exists(), !accepted);
+}
+
+#[test]
+fn a_class_that_never_comes_is_named_and_the_student_refused() {
+    let place = Workplace::new();
+    fs::remove_dir_all(place.path("images/rows")).unwrap();
+    let judged = |least: &str| {
+        let job = format!("{JOB} {SHORT} --budget channels=0.5 --min-class-share {least} --json");
+        place.run(&job).ends_with(&[0, 1]).json()["gate"].clone()
+    };
+    // The teacher is small and unsure: it sees a bit of every class in any image.
+    let refused = judged("0.5");
+    let reason = refused["reason"].as_str().unwrap();
+    assert!(refused["accepted"] == false && reason.contains("--min-class-share 0 allows it"), "{reason}");
+    assert!(reason.contains("class \"rows\" seems to have 0."), "{reason}");
+    let share = place.report()["survey"]["rarest_class"]["share"].as_f64().unwrap();
+    assert!((0.0..0.5).contains(&share), "{share}");
+    let allowed = judged("0");
+    assert!(!allowed["reason"].as_str().unwrap().contains("even share"), "{allowed}");
+    let wrong = place.run(&format!("{JOB} {SHORT} --min-class-share 2"));
+    wrong.fails_naming(&["gate.min_class_share: expected a fraction in [0, 1], got 2"]);
 }

@@ -7,40 +7,29 @@ use super::free_bytes;
 use crate::board::{Board, available_bytes};
 use crate::config::Config;
 use crate::daemon::DaemonConfig;
-use crate::serve::check_files;
+use crate::serve::{ServeConfig, check_files};
 use crate::weights::resolve;
 
 /// Folders that the server or the daemon of this configuration writes to.
 pub(super) fn folders(config: &Config) -> Vec<PathBuf> {
-    let Some(DaemonConfig { daemon, intake, .. }) = unattended(config) else {
+    let Some(settings) = config.unattended() else {
         return config.serve.store.iter().map(|store| store.0.clone()).collect();
     };
+    let store = settings.store(&config.serve);
+    let DaemonConfig { daemon, intake, .. } = settings;
     let inbox = Some(intake.inbox).filter(|inbox| !inbox.as_os_str().is_empty());
     let inbox = inbox.unwrap_or_else(|| daemon.folder.join("inbox"));
     let own = ["reservoir", "quarantine", "runs"].map(|name| daemon.folder.join(name));
-    let store = store(config, &daemon.folder);
     [daemon.folder, inbox, store].into_iter().chain(own).collect()
-}
-
-/// The folder of the daemon's models.
-fn store(config: &Config, folder: &Path) -> PathBuf {
-    config.serve.store.as_ref().map_or_else(|| folder.join("models"), |store| store.0.clone())
 }
 
 /// What is found of the files and sensors that it names.
 pub(super) fn findings(config: &Config) -> Vec<Finding> {
     let mut found = vec![token(config)];
-    if let Some(daemon) = unattended(config) {
-        found.extend([teacher(&daemon, &store(config, &daemon.daemon.folder)), disk(&daemon), sensors(&daemon)]);
+    if let Some(daemon) = config.unattended() {
+        found.extend([teacher(&daemon, &config.serve), disk(&daemon), sensors(&daemon)]);
     }
     found
-}
-
-/// The daemon's settings, if the configuration is meant for it.
-fn unattended(config: &Config) -> Option<DaemonConfig> {
-    let daemon = config.daemon();
-    let serves_only = config.serve.store.is_some() || config.serve.model.is_some();
-    (!daemon.daemon.teacher.as_os_str().is_empty() || !serves_only).then_some(daemon)
 }
 
 fn token(config: &Config) -> Finding {
@@ -54,11 +43,11 @@ fn token(config: &Config) -> Finding {
     }
 }
 
-fn teacher(config: &DaemonConfig, store: &Path) -> Finding {
+fn teacher(config: &DaemonConfig, serve: &ServeConfig) -> Finding {
     let path = &config.daemon.teacher;
-    if path.as_os_str().is_empty() {
-        let name = &config.daemon.name;
-        return match store.join(name.as_str()).is_dir() {
+    if !config.names_teacher() {
+        let (name, store) = (&config.daemon.name, config.store(serve));
+        return match config.has_model(serve) {
             true => Finding::good("teacher", "none named: the one in the store stays"),
             false => Finding::good("teacher", format!("none named, and {} has no model {name}", store.display()))
                 .problem("the daemon does not start with this: name the teacher's file in daemon.teacher"),
