@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::path::Path;
+use std::str::FromStr;
 
 use safetensors::Dtype;
 use safetensors::tensor::TensorView;
@@ -124,6 +125,19 @@ impl fmt::Display for Case {
     }
 }
 
+impl FromStr for Case {
+    type Err = Error;
+
+    /// # Errors
+    /// [`Error::Usage`] for other names than those of [`Case::ALL`].
+    fn from_str(text: &str) -> Result<Self> {
+        Self::ALL.into_iter().find(|case| case.to_string() == text).ok_or_else(|| {
+            let names: Vec<String> = Self::ALL.iter().map(ToString::to_string).collect();
+            Error::Usage(format!("expected one of {}, got {text:?}", names.join(", ")))
+        })
+    }
+}
+
 /// What an adaptation to a bad target came to. Accuracies are those on all images of the task.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct WorstOutcome {
@@ -217,6 +231,15 @@ mod tests {
         let mut rounds: Vec<usize> = (0..5).flat_map(|round| Case::InARow.choose(&labels(), round, 1)).collect();
         rounds.sort_unstable();
         assert_eq!(rounds, (0..400).collect::<Vec<_>>(), "each image in one round");
+    }
+
+    #[test]
+    fn names_are_those_of_the_folders() {
+        for case in Case::ALL {
+            assert_eq!(case.to_string().parse::<Case>().unwrap(), case);
+            assert_eq!(serde_json::to_value(case).unwrap(), case.to_string());
+        }
+        assert!("none".parse::<Case>().unwrap_err().to_string().contains("expected one of few, missing-class"));
     }
 
     #[test]

@@ -10,7 +10,9 @@ use clap::Args;
 
 use super::output::print;
 use super::signals::stop_flag;
-use crate::accuracy::{Method, Outcome, Results, Stage, Start, Steps, Suite, Task, Trial, markdown, page, trials};
+use crate::accuracy::{
+    Case, Method, Outcome, Results, Stage, Start, Steps, Suite, Task, Trial, markdown, page, trials,
+};
 use crate::adapt::{AdaptConfig, Report};
 use crate::data::{Source, SourceConfig};
 use crate::model::Teacher;
@@ -47,6 +49,9 @@ pub(super) struct AccuracyArgs {
     /// Adapt by the whole method to bad samples of the tasks' images instead: few, one-sided, noise, five in a row
     #[arg(long, conflicts_with_all = ["methods", "removed"])]
     worst: bool,
+    /// Which samples: few, missing-class, one-class, noise, sorted, stream, in-a-row [default: all]
+    #[arg(long, value_name = "NAME,…", value_delimiter = ',', requires = "worst")]
+    pub(super) cases: Vec<Case>,
     /// Updates of phase 1 [default: as adapt]
     #[arg(long, value_name = "N")]
     adapt_steps: Option<usize>,

@@ -24,7 +24,7 @@ impl AccuracyArgs {
         for task in tasks {
             let images = Source::open(&task.target, &SourceConfig::default())?;
             for seed in 0..self.seeds {
-                for case in Case::ALL {
+                for &case in if self.cases.is_empty() { &Case::ALL[..] } else { &self.cases } {
                     self.worst_case(case, (task, &images), seed, stop, &mut outcomes)?;
                     let lines: String = outcomes.iter().map(|o| format!("{}\n", json!(o))).collect();
                     write_bytes_atomic(self.out.join("worst.jsonl"), lines.as_bytes())?;

@@ -88,4 +88,7 @@ fn every_bad_case_is_adapted_to_and_judged_on_all_images() {
     assert_eq!(images[..7], [32, 45, 19, 60, 60, 15, 12], "{images:?}");
     let table = String::from_utf8(place.bytes("results/worst.md")).unwrap();
     assert!(table.contains("| in-a-row 5 | 0 | 12 |"), "{table}");
+    let one = worst.replace("--worst", "--worst --cases few");
+    assert_eq!(outcomes(&place.run(&one).ends_with(&[0]).stdout), rows[..1], "what was done is not done again");
+    place.run(&worst.replace("--worst", "--cases few")).fails_naming(&["--worst"]);
 }
