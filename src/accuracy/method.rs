@@ -21,7 +21,8 @@ pub enum Method {
     PruneThenAdapt,
     /// One-shot pruning of the adapted teacher by the norm of weights, then distillation.
     Magnitude,
-    /// One-shot pruning of the adapted teacher by the squared first-order Taylor term (empirical Fisher), then distillation.
+    /// One-shot pruning of the adapted teacher by the squared first-order Taylor term (empirical Fisher), then distillation:
+    /// what `adapt` does.
     Taylor,
     /// One-shot pruning of the adapted teacher by TCP's criterion, the first-order Taylor term of phase 1's loss, then
     /// distillation.
@@ -53,14 +54,16 @@ impl Steps {
         Self { adapt: self.adapt + self.mask + self.tune, ..self }
     }
 
-    /// One to mask, all others of both in fine-tuning.
+    /// All others in fine-tuning.
     const fn at_once(self) -> Self {
-        Self { mask: 1, tune: self.mask + self.tune - 1, ..self }
+        Self { mask: 0, tune: self.mask + self.tune, ..self }
     }
 
     pub(super) fn arguments(self) -> Vec<String> {
-        let steps = [("--adapt-steps", self.adapt), ("--mask-steps", self.mask), ("--tune-steps", self.tune)];
-        steps.into_iter().flat_map(|(flag, steps)| [flag.to_string(), steps.to_string()]).collect()
+        let steps = [("--adapt-steps", self.adapt), ("--tune-steps", self.tune), ("--mask-steps", self.mask)];
+        // Without masks there is no such argument.
+        let steps = steps.into_iter().take(if self.mask > 0 { 3 } else { 2 });
+        steps.flat_map(|(flag, steps)| [flag.to_string(), steps.to_string()]).collect()
     }
 }
 
@@ -87,19 +90,18 @@ impl Method {
 
     /// Arguments of `adapt` that make it this method.
     pub fn arguments(self, steps: Steps) -> Vec<String> {
-        let once = ["--no-admm", "--soft-mask", "off", "--importance"];
-        let (named, steps) = match self {
-            Self::Source | Self::Statistics | Self::Adapted => (vec!["--no-prune"], steps),
-            Self::PruneThenAdapt => ([&once[..], &["magnitude"]].concat(), Steps { adapt: 0, mask: 1, tune: 0 }),
-            Self::Magnitude => ([&once[..], &["magnitude"]].concat(), steps.at_once()),
-            Self::Taylor => ([&once[..], &["fisher"]].concat(), steps.at_once()),
-            Self::Tcp => ([&once[..], &["transfer"]].concat(), steps.at_once()),
-            Self::AdmpNoAdversary => (vec!["--soft-mask", "off"], steps),
-            Self::AdmpRandom => (vec!["--soft-mask", "random"], steps),
-            Self::AdmpNoAdmm => (vec!["--no-admm"], steps),
-            Self::Admp => (Vec::new(), steps),
+        let (named, steps): (&[&str], Steps) = match self {
+            Self::Source | Self::Statistics | Self::Adapted => (&["--no-prune"], Steps { mask: 0, ..steps }),
+            Self::PruneThenAdapt => (&["--importance", "magnitude"], Steps { adapt: 0, mask: 0, tune: 0 }),
+            Self::Magnitude => (&["--importance", "magnitude"], steps.at_once()),
+            Self::Taylor => (&["--importance", "fisher"], steps.at_once()),
+            Self::Tcp => (&["--importance", "transfer"], steps.at_once()),
+            Self::AdmpNoAdversary => (&["--admp", "--soft-mask", "off"], steps),
+            Self::AdmpRandom => (&["--admp", "--soft-mask", "random"], steps),
+            Self::AdmpNoAdmm => (&["--admp", "--no-admm"], steps),
+            Self::Admp => (&["--admp"], steps),
         };
-        named.into_iter().map(str::to_string).chain(steps.arguments()).collect()
+        named.iter().map(ToString::to_string).chain(steps.arguments()).collect()
     }
 }
 

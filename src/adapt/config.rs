@@ -37,16 +37,19 @@ pub struct TeacherConfig {
     pub label_refreshes: usize,
 }
 
-/// Phase 2: masks.
+/// Phase 2: which channels go.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct MaskConfig {
+    /// Whether masks are trained to find the channels (ADMP); otherwise the ranking decides at once, and what follows here
+    /// but `criterion` and `importance_batches` has no effect.
+    pub admp: bool,
     /// Updates.
     pub steps: usize,
     /// Initial learning rate of the weights.
     pub lr: f64,
     /// The hard mask's updates.
     pub admm: AdmmConfig,
-    /// Whether the mask is found by ADMM; otherwise the ranking alone decides, at once.
+    /// Whether the hard mask moves by ADMM; otherwise the ranking decides at once, and phase 2 trains the weights only.
     pub use_admm: bool,
     /// What moves the soft mask.
     pub soft: SoftMask,
@@ -128,13 +131,29 @@ impl AdaptConfig {
         Self::for_input([p.channels, p.height, p.width])
     }
 
-    /// This with more updates of fine-tuning, up to three times as many, where it would see each of `images` less than six times.
+    /// This with the channels found by ADMP; fine-tuning has the fewer updates for it.
+    #[must_use]
+    pub const fn with_admp(mut self) -> Self {
+        self.fine_tune.steps -= self.replaces_masks();
+        self.mask.admp = true;
+        self
+    }
+
+    /// This with more updates of fine-tuning where it would see each of `images` less than six times, up to three times as
+    /// many as it has beside those in the place of phase 2.
     #[must_use]
     pub fn for_images(mut self, images: usize) -> Self {
-        let steps = self.fine_tune.steps;
+        let replaced = self.replaces_masks();
+        let steps = self.fine_tune.steps - replaced;
         let enough = (PASSES * images).div_ceil(self.batch_size.max(1));
-        self.fine_tune.steps = enough.clamp(steps, MOST_LONGER * steps);
+        self.fine_tune.steps = replaced + enough.clamp(steps, MOST_LONGER * steps);
         self
+    }
+
+    /// Updates of fine-tuning that ADMP would take for its masks.
+    const fn replaces_masks(&self) -> usize {
+        let steps = if self.mask.admp { 0 } else { self.mask.steps };
+        if steps < self.fine_tune.steps { steps } else { self.fine_tune.steps }
     }
 
     /// Defaults for models whose input has these channels, height and width.
@@ -166,6 +185,7 @@ impl AdaptConfig {
                 label_refreshes: 6,
             },
             mask: MaskConfig {
+                admp: false,
                 steps: if small { 200 } else { 100 },
                 lr: if small { 0.02 } else { 0.01 },
                 admm: AdmmConfig::default(),
@@ -178,7 +198,7 @@ impl AdaptConfig {
                 criterion: Criterion::default(),
                 importance_batches: 20,
             },
-            fine_tune: FineTuneConfig { steps: if small { 400 } else { 170 }, lr: if small { 0.02 } else { 0.01 } },
+            fine_tune: FineTuneConfig { steps: if small { 600 } else { 270 }, lr: if small { 0.02 } else { 0.01 } },
             gate: GateConfig::default(),
             precision: Precision::F32,
         }
@@ -264,9 +284,12 @@ mod tests {
     fn many_images_are_tuned_for_longer_and_not_for_ever() {
         let photographs = AdaptConfig::for_input([3, 224, 224]);
         for (images, steps) in [(0, 170), (100, 170), (906, 170), (1000, 188), (2817, 510), (usize::MAX / 8, 510)] {
-            assert_eq!(photographs.clone().for_images(images).fine_tune.steps, steps, "{images}");
+            let admp = photographs.clone().with_admp().for_images(images);
+            assert_eq!((admp.mask.steps, admp.fine_tune.steps), (100, steps), "{images}");
+            let at_once = photographs.clone().for_images(images);
+            assert_eq!(at_once.fine_tune.steps, 100 + steps, "{images}: as many updates in all");
         }
         let digits = AdaptConfig { batch_size: 128, ..AdaptConfig::for_input([1, 28, 28]) };
-        assert_eq!(digits.for_images(10_000).fine_tune.steps, 469);
+        assert_eq!(digits.for_images(10_000).fine_tune.steps, 200 + 469);
     }
 }

@@ -56,11 +56,10 @@ impl<'a> MaskPhase<'a> {
     ) -> Result<Self> {
         let config = &setting.config.mask;
         let groups = setting.groups;
-        let mut admm = Admm::new(rank, config.admm.clone());
-        if !config.use_admm {
-            // One-shot: the ranking decides at once, and the mask never moves.
-            admm.jump_to_rank(selector)?;
-        }
+        let admm = match config.use_admm {
+            true => Admm::new(rank, config.admm.clone()),
+            false => Admm::at_rank(rank, config.admm.clone(), selector)?,
+        };
         let start = Tensor::full(SOFT_START, groups.len(), setting.device)?;
         Ok(Self {
             trainee: Trainee::new(Student::new(setting.graph, params)?, setting.config)?,

@@ -15,7 +15,6 @@ use super::observer::Observer;
 use super::pass::{Answers, Network, PassConfig, answer, answer_views};
 use super::report::{AdaptedBy, GroupWidth, ImageCounts, LatencyFigures, ModelFigures, Report};
 use super::stages::{Pruned, Stages};
-use super::survey::RarestClass;
 use super::target::ImageSet;
 use super::teacher_choice::Adapted;
 use super::train::Setting;
@@ -253,18 +252,7 @@ fn verdict(stages: &Stages, (after, adapted): (&Answers, &Adapted)) -> Result<Ve
         Some(_) => context.judge(Expect::SameAnswers, after, &adapted.answers)?,
         None => adapted.verdict.clone(),
     };
-    let mut reasons = Vec::new();
-    let least = context.config.gate.min_class_share;
-    if let Some(RarestClass { class, share }) = stages.survey().map(|survey| survey.rarest_class)
-        && share < least
-    {
-        let names = &context.teacher.info.class_names;
-        let name = names.get(class).map_or_else(|| class.to_string(), |name| format!("{name:?}"));
-        reasons.push(format!(
-            "class {name} seems to have {share:.2} of an even share of the images, expected at least {least}: what does not \
-             come is forgotten; --min-class-share 0 allows it"
-        ));
-    }
+    let mut reasons: Vec<String> = stages.rare_class().into_iter().collect();
     let trained = stages.candidate_figures().iter().find(|c| c.by == AdaptedBy::Training);
     if let Some(ruined) = trained.filter(|c| !c.gate.accepted) {
         reasons.push(format!("training the teacher on these images failed: {}", ruined.gate.reason));

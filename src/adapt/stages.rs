@@ -110,6 +110,13 @@ impl<'a> Stages<'a> {
         self.driver.survey
     }
 
+    /// Which class hardly comes, if one does.
+    pub fn rare_class(&self) -> Option<String> {
+        let Context { teacher, config, images, .. } = self.context;
+        let least = config.gate.min_class_share;
+        self.driver.survey?.rarest_class.complaint(&teacher.info.class_names, images.good().len(), least)
+    }
+
     /// The checkpoint, if it lies behind `phase`: the phase is over.
     pub(super) fn past(&self, phase: Phase) -> Option<&Checkpoint> {
         self.resumed.as_ref().filter(|c| c.progress.phase > phase)
@@ -230,7 +237,7 @@ impl<'a> Stages<'a> {
         Ok(Pruned { graph: small, params, keep, surgery_difference })
     }
 
-    /// Phase 2: the trained weights and which entries stay.
+    /// Phase 2: the weights and which entries stay.
     fn mask(&mut self, selector: &mut Selector, adapted: &Adapted) -> Result<(Params, Vec<bool>)> {
         let context = self.context;
         let (masked, keep) = match self.past(Phase::Mask) {
@@ -241,9 +248,15 @@ impl<'a> Stages<'a> {
             None => {
                 self.note("importance of every channel")?;
                 let rank = ranking::rank(context, &adapted.params, &adapted.answers)?;
-                let mut phase = MaskPhase::new(context.setting(), &adapted.params, selector, rank, &adapted.answers)?;
-                self.drive(Phase::Mask, context.config.mask.steps, &mut phase)?;
-                let (params, mut admm) = phase.finish()?;
+                let mask = &context.config.mask;
+                let (params, mut admm) = if mask.admp {
+                    let mut phase =
+                        MaskPhase::new(context.setting(), &adapted.params, selector, rank, &adapted.answers)?;
+                    self.drive(Phase::Mask, mask.steps, &mut phase)?;
+                    phase.finish()?
+                } else {
+                    (adapted.params.clone(), Admm::at_rank(rank, mask.admm.clone(), selector)?)
+                };
                 let keep = self.harden(&mut admm, selector, &params)?;
                 (params, keep)
             }

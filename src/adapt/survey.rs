@@ -61,8 +61,8 @@ impl Survey {
     }
 }
 
-/// The class that the fewest images seem to be of. A network that is trained on images forgets classes that are not among
-/// them, and nothing that it says of these images tells.
+/// The class that the fewest images seem to be of. Training for information answers other images with a class that is not
+/// among them, or forgets it, and nothing that the trained network says of these images tells.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct RarestClass {
     /// Its index.
@@ -95,6 +95,22 @@ impl RarestClass {
         let (class, share) = rarest.ok_or_else(|| Error::Shape("rarest class: expected logits, got none".into()))?;
         Ok(Self { class, share: share * shares.len() as f64 })
     }
+
+    /// What is wrong if its share of so many `images` is below `least`, with its name of `names`. One standard error below is
+    /// no reason: a few images have few of each class.
+    pub fn complaint(&self, names: &[String], images: usize, least: f64) -> Option<String> {
+        let Self { class, share } = *self;
+        let even = images as f64 / names.len() as f64;
+        let least = least - (least / even).sqrt();
+        let name = names.get(class).map_or_else(|| class.to_string(), |name| format!("{name:?}"));
+        (share < least).then(|| {
+            format!(
+                "class {name} seems to have {share:.2} of an even share of the {images} images, expected at least \
+                 {least:.2}: training answers other images with a class that does not come, or forgets it; bring images of it, or let that pass \
+                 with --min-class-share 0"
+            )
+        })
+    }
 }
 
 #[cfg(test)]
@@ -118,6 +134,16 @@ mod tests {
         let both = RarestClass::of(&[&blind, &seeing]).unwrap();
         assert_eq!(both.class, 1);
         assert!((both.share - 1.0).abs() < 1e-6, "a third of the images is an even share: {both:?}");
+    }
+
+    #[test]
+    fn a_rare_class_is_named() {
+        let rare = RarestClass { class: 1, share: 0.2 };
+        let names = ["bike".to_string(), "mug".to_string()];
+        assert_eq!(rare.complaint(&names, 10_000, 0.2), None);
+        let said = rare.complaint(&names, 10_000, 0.25).unwrap();
+        assert!(said.starts_with("class \"mug\" seems to have 0.20 of an even share of the 10000 images"), "{said}");
+        assert_eq!(rare.complaint(&names, 32, 0.25), None, "of 32 images it may be chance");
     }
 
     #[test]

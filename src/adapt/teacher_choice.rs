@@ -61,18 +61,32 @@ impl Stages<'_> {
         let graph = &context.teacher.graph;
         self.note("batch-norm statistics of the target")?;
         let statistics = self.with_statistics(graph, &params)?;
-        let mut candidates = vec![
-            self.candidate(AdaptedBy::Source, params.clone(), Expect::BetterAnswers, before)?,
-            self.candidate(AdaptedBy::Statistics, statistics.clone(), Expect::BetterAnswers, before)?,
-        ];
-        let [source, target] = [0, 1].map(|index| (&candidates[index].params, &candidates[index].answers));
-        let survey = Survey::new(context, source, target)?;
+        let source = Adapted {
+            params: params.clone(),
+            by: AdaptedBy::Source,
+            verdict: context.judge(Expect::BetterAnswers, before, before)?,
+            answers: before.clone(),
+        };
+        self.note("the teacher answers with statistics of the target")?;
+        let target = self.candidate(AdaptedBy::Statistics, statistics.clone(), Expect::BetterAnswers, before)?;
+        // A resumed training goes on as it began.
+        let survey = match self.driver.survey {
+            Some(survey) => survey,
+            None => {
+                self.note("the teacher answers changed images")?;
+                Survey::new(context, (&source.params, &source.answers), (&target.params, &target.answers))?
+            }
+        };
+        let mut candidates = vec![source, target];
         let Survey { source_stability, target_stability, images, rarest_class: RarestClass { class, share } } = survey;
         log::info!(
             "the teacher as it came source_stability={source_stability:.3} target_stability={target_stability:.3} \
              images={images} rarest_class={class} share={share:.2}"
         );
         self.driver.survey = Some(survey);
+        if let Some(complaint) = self.rare_class() {
+            log::warn!("the student will be refused: {complaint}");
+        }
         // The classifier is frozen in this phase: with nothing else to train there is nothing to do.
         if context.config.teacher.steps > 0 && !context.config.train.is_classifier_alone() {
             let own = survey.trains_by_source();

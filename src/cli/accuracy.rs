@@ -55,7 +55,7 @@ pub(super) struct AccuracyArgs {
     /// Updates of phase 1 [default: as adapt]
     #[arg(long, value_name = "N")]
     adapt_steps: Option<usize>,
-    /// Updates of phase 2, at least 1 [default: as adapt]
+    /// Updates of ADMP's masks, at least 1; what has none has them in phase 3 [default: as adapt]
     #[arg(long, value_name = "N")]
     mask_steps: Option<std::num::NonZeroUsize>,
     /// Updates of phase 3 [default: as adapt]
@@ -113,7 +113,7 @@ impl AccuracyArgs {
     pub(super) fn steps(&self, task: &Task) -> Result<Steps> {
         let info = Teacher::load(&task.teacher, ModelDescription::default(), &Device::Cpu)?.info;
         let images = Source::open(&task.target, &SourceConfig::default())?.len();
-        let config = AdaptConfig::for_model(&info).for_images(images);
+        let config = AdaptConfig::for_model(&info).with_admp().for_images(images);
         Ok(Steps {
             adapt: self.adapt_steps.unwrap_or(config.teacher.steps),
             mask: self.mask_steps.map_or(config.mask.steps, std::num::NonZero::get),
@@ -124,7 +124,6 @@ impl AccuracyArgs {
     fn attempt(&self, trial: &Trial, task: &Task, stop: &AtomicBool) -> Result<Outcome> {
         let steps = self.steps(task)?;
         let folder = trial.folder(&self.out);
-        fs::create_dir_all(&folder).map_err(|e| Error::io("create folder", &folder, e))?;
         let reports = (trial.stages(&self.out, steps).iter())
             .map(|stage| self.adapt(stage, task, stop))
             .collect::<Result<Vec<Report>>>()?;
@@ -133,6 +132,9 @@ impl AccuracyArgs {
 
     /// Runs `adapt`, or goes on with it, unless it was done before with the same arguments.
     pub(super) fn adapt(&self, stage: &Stage, task: &Task, stop: &AtomicBool) -> Result<Report> {
+        if let Some(folder) = stage.report.parent() {
+            fs::create_dir_all(folder).map_err(|e| Error::io("create folder", folder, e))?;
+        }
         let teacher = match &stage.teacher {
             Start::Source => task.teacher.clone(),
             Start::Student(path) => written(path),
@@ -166,6 +168,11 @@ impl AccuracyArgs {
 
     /// This program with `arguments`; what it says goes to `log`.
     fn child(&self, arguments: &[String], log: &Path, stop: &AtomicBool) -> Result<()> {
+        let interrupted =
+            || Error::Interrupted(format!("stopped; repeat the command to go on, --out {}", self.out.display()));
+        if stop.load(Ordering::Relaxed) {
+            return Err(interrupted());
+        }
         let file = OpenOptions::new().create(true).append(true).open(log).map_err(|e| Error::io("open", log, e))?;
         let output = file.try_clone().map_err(|e| Error::io("open", log, e))?;
         let program = std::env::current_exe().map_err(|e| Error::io("find this program", Path::new("secateur"), e))?;
@@ -175,14 +182,9 @@ impl AccuracyArgs {
             .stderr(file)
             .status()
             .map_err(|e| Error::io("start", &program, e))?;
-        if stop.load(Ordering::Relaxed) || status.code() == Some(130) {
-            return Err(Error::Interrupted(format!(
-                "stopped; repeat the command to go on, --out {}",
-                self.out.display()
-            )));
-        }
         match status.code() {
             Some(0 | 1) => Ok(()),
+            Some(130) => Err(interrupted()),
             _ => {
                 Err(Error::data(log, format!("secateur {} ended with {status}; its log says why", arguments.join(" "))))
             }

@@ -93,18 +93,22 @@ pub(super) struct RunArgs {
     /// Fraction of the images kept out of training, for the gate [default: 0.1]
     #[arg(long, value_name = "FRACTION")]
     holdout: Option<f64>,
-    /// Least share of the images that each class must seem to have, relative to an even share: what does not come is
-    /// forgotten, and the student refused. 0 where some classes never come [default: 0.25]
-    #[arg(long, value_name = "FRACTION")]
+    /// Least share of the images that each class must seem to have, relative to an even share, 0 to 1: else the student is
+    /// refused, for training answers other images with a class that does not come, or forgets it. 0 asks for none; then
+    /// measure with labels [default: 0.25]
+    #[arg(long, value_name = "FRACTION", allow_negative_numbers = true)]
     min_class_share: Option<f64>,
     /// Updates of phase 1 (teacher) [default: 160; 300 for inputs up to 64 pixels]
     #[arg(long, value_name = "N")]
     adapt_steps: Option<usize>,
-    /// Updates of phase 2 (masks) [default: 100; 200 for inputs up to 64 pixels]
-    #[arg(long, value_name = "N")]
+    /// Find the channels by ADMP, with an adversarial soft mask and a hard mask by ADMM, instead of by the ranking at once
+    #[arg(long)]
+    admp: bool,
+    /// Updates of ADMP's masks, in the place of so many of phase 3 [default: 100; 200 for inputs up to 64 pixels]
+    #[arg(long, value_name = "N", requires = "admp")]
     mask_steps: Option<usize>,
-    /// Updates of phase 3 (fine-tuning) [default: six passes over the images, at least 170 and at most 510; 400 to 1200 for
-    /// inputs up to 64 pixels]
+    /// Updates of phase 3 (fine-tuning) [default: six passes over the images and 100, at least 270 and at most 610; 600 to 1400
+    /// for inputs up to 64 pixels; with --admp 100 or 200 less]
     #[arg(long, value_name = "N")]
     pub(super) tune_steps: Option<usize>,
     /// Multiplies every learning rate
@@ -113,11 +117,11 @@ pub(super) struct RunArgs {
     /// What the student shall be served in: f32, or int8 if the gate finds that its answers stay
     #[arg(long, value_name = "PRECISION", default_value = "f32")]
     precision: Precision,
-    /// What moves the soft mask; others than adversarial are ablations
-    #[arg(long, value_enum, default_value = "adversarial")]
+    /// What moves ADMP's soft mask; others than adversarial are ablations
+    #[arg(long, value_enum, default_value = "adversarial", requires = "admp")]
     soft_mask: SoftArg,
-    /// Let the ranking decide at once instead of ADMM (ablation)
-    #[arg(long)]
+    /// ADMP without ADMM: the ranking decides at once (ablation)
+    #[arg(long, requires = "admp")]
     no_admm: bool,
     /// How channels are ranked
     #[arg(long, value_enum, default_value = "fisher")]
@@ -154,7 +158,8 @@ impl RunArgs {
     ///
     /// # Errors
     /// [`Error::Config`] for a value out of range.
-    pub fn apply(self, mut config: AdaptConfig) -> Result<AdaptConfig> {
+    pub fn apply(self, config: AdaptConfig) -> Result<AdaptConfig> {
+        let mut config = if self.admp { config.with_admp() } else { config };
         config.budget = (!self.no_prune).then_some(self.budget);
         config.scope = self.scope.into();
         config.mask.soft = match self.soft_mask {

@@ -20,11 +20,16 @@ const REMOVED: f64 = 0.6;
 impl AccuracyArgs {
     /// Every case on every task with every seed. Adaptations that are done already are not repeated.
     pub(super) fn run_worst(&self, tasks: &[Task], stop: &AtomicBool) -> Result<()> {
-        let mut outcomes = Vec::new();
+        let cases = if self.cases.is_empty() { &Case::ALL[..] } else { &self.cases };
+        let mut outcomes = earlier(&self.out.join("worst.jsonl"))?;
+        let again = |o: &WorstOutcome| {
+            cases.contains(&o.case) && o.seed < self.seeds && tasks.iter().any(|task| task.name == o.task)
+        };
+        outcomes.retain(|outcome| !again(outcome));
         for task in tasks {
             let images = Source::open(&task.target, &SourceConfig::default())?;
             for seed in 0..self.seeds {
-                for &case in if self.cases.is_empty() { &Case::ALL[..] } else { &self.cases } {
+                for case in Case::ALL.into_iter().filter(|case| cases.contains(case)) {
                     self.worst_case(case, (task, &images), seed, stop, &mut outcomes)?;
                     let lines: String = outcomes.iter().map(|o| format!("{}\n", json!(o))).collect();
                     write_bytes_atomic(self.out.join("worst.jsonl"), lines.as_bytes())?;
@@ -84,12 +89,24 @@ impl AccuracyArgs {
     }
 }
 
+/// What is in the results' file already, if there is one.
+fn earlier(path: &Path) -> Result<Vec<WorstOutcome>> {
+    let text = match fs::read_to_string(path) {
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+        read => read.map_err(|e| Error::io("read", path, e))?,
+    };
+    let line = |(index, line): (usize, &str)| {
+        serde_json::from_str(line).map_err(|e| Error::data(path, format!("line {}: {e}", index + 1)))
+    };
+    text.lines().enumerate().map(line).collect()
+}
+
 /// The run of `round`: the first one prunes, those after it only adapt what it left.
 fn stage(folder: &Path, steps: Steps, round: usize, seed: u64) -> Stage {
     let mut arguments = vec!["--seed".to_string(), seed.to_string()];
     if round == 0 {
         arguments.extend(["--budget".to_string(), format!("channels={REMOVED}")]);
-        arguments.extend(Method::Admp.arguments(steps));
+        arguments.extend(Method::Taylor.arguments(steps));
     } else {
         arguments.extend(Method::Adapted.arguments(steps));
     }

@@ -149,10 +149,11 @@ impl Admm {
     ///
     /// # Errors
     /// As [`Selector::select`].
-    pub fn jump_to_rank(&mut self, selector: &Selector) -> Result<()> {
-        let keep = selector.select(&self.rank, 1.0)?;
-        self.settle(&keep);
-        Ok(())
+    pub fn at_rank(rank: Vec<f32>, config: AdmmConfig, selector: &Selector) -> Result<Self> {
+        let keep = selector.select(&rank, 1.0)?;
+        let mut admm = Self::new(rank, config);
+        admm.settle(&keep);
+        Ok(admm)
     }
 
     /// Root mean square of v − z: how far the mask is from binary.

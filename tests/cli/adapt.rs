@@ -139,6 +139,23 @@ fn flat_folders_have_no_accuracy() {
 }
 
 #[test]
+fn without_admp_the_ranking_decides_at_once() {
+    let place = Workplace::new();
+    let job = "--batch-size 16 --holdout 0.3 --adapt-steps 6 --tune-steps 220 --budget channels=0.5 --json";
+    let summary = place.run(&format!("{JOB} {job}")).ends_with(&[0]).json();
+    assert_eq!(summary["student"]["channels"], PRUNABLE / 2);
+    let report = place.report();
+    let phases: Vec<(&str, usize)> = (report["phases"].as_array().unwrap().iter())
+        .map(|phase| (phase["phase"].as_str().unwrap(), phase["metrics"]["imitation"].as_array().map_or(0, Vec::len)))
+        .collect();
+    assert_eq!(phases.iter().map(|phase| phase.0).collect::<Vec<_>>(), ["teacher", "fine_tune"], "{phases:?}");
+    assert!(report["surgery_difference"].as_f64().unwrap() <= 1e-4);
+    for masks in ["--mask-steps 5", "--no-admm", "--soft-mask off"] {
+        place.run(&format!("{JOB} {masks}")).fails_naming(&["--admp"]);
+    }
+}
+
+#[test]
 fn the_same_seed_gives_the_same_bytes_and_another_seed_others() {
     let place = Workplace::new();
     let student = |more: &str| {

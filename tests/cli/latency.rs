@@ -8,7 +8,7 @@ use super::program::keys;
 use super::workplace::{JOB, Workplace};
 
 /// Few steps: what the network learns is of no interest here.
-const SHORT: &str = "--batch-size 16 --holdout 0.3 --adapt-steps 0 --mask-steps 20 --tune-steps 5";
+const SHORT: &str = "--batch-size 16 --holdout 0.3 --adapt-steps 0 --admp --mask-steps 20 --tune-steps 5";
 const BUDGET: &str = "--budget latency=0.3 --latency-table table.json";
 
 #[test]

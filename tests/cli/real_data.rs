@@ -37,7 +37,7 @@ fn a_published_resnet_is_adapted_to_photographs() {
     let finished = program::run(
         folder.path(),
         "adapt --teacher teacher.safetensors --target images --out student.safetensors --json --batch-size 16 \
-         --budget channels=0.4 --adapt-steps 2 --mask-steps 2 --tune-steps 3",
+         --budget channels=0.4 --adapt-steps 2 --admp --mask-steps 2 --tune-steps 3",
     )
     .ends_with(&[0, 1]);
     let summary = finished.json();

@@ -16,7 +16,7 @@ use super::workplace::Workplace;
 /// Long enough to be caught in every phase; a checkpoint after every step.
 const ADAPT: &str = "adapt --teacher teacher.safetensors --target images --out student.safetensors \
     --adapted-out adapted.safetensors --threads 1 --batch-size 16 --holdout 0.3 --budget channels=0.5 \
-    --adapt-steps 40 --mask-steps 40 --tune-steps 60 --checkpoint-every 0";
+    --adapt-steps 40 --admp --mask-steps 40 --tune-steps 60 --checkpoint-every 0";
 const CHECKPOINT: &str = "student.safetensors.checkpoint";
 const PHASES: [&str; 3] = ["teacher", "mask", "fine_tune"];
 
@@ -81,6 +81,21 @@ fn killed_in_every_phase_the_resumed_run_ends_with_the_same_bytes() {
     }
     assert!(outcome(&place, &arguments) == *expected, "the resumed run differs from the uninterrupted one");
     assert!(!place.path(CHECKPOINT).exists());
+}
+
+#[test]
+fn killed_without_masks_the_resumed_run_ends_with_the_same_bytes() {
+    let at_once = ADAPT.replace("--admp --mask-steps 40 ", "");
+    let expected = outcome(&Workplace::new(), &at_once);
+    let place = Workplace::new();
+    let mut arguments = at_once.clone();
+    for (phase, step) in [(0, 3), (2, 7)] {
+        let (mut child, _) = start_until(&place, &arguments, (phase, step));
+        child.kill().unwrap();
+        wait(child, &arguments).ended_by_a_signal();
+        arguments = format!("{at_once} --resume");
+    }
+    assert!(outcome(&place, &arguments) == expected, "the resumed run differs from the uninterrupted one");
 }
 
 /// Fails unless the run went on where the checkpoint left it.

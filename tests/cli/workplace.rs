@@ -15,7 +15,7 @@ pub const PER_CLASS: usize = 15;
 /// The main job, without settings.
 pub const JOB: &str = "adapt --teacher teacher.safetensors --target images --out student.safetensors --threads 1";
 /// Few steps, through all phases.
-pub const SHORT: &str = "--batch-size 16 --holdout 0.3 --adapt-steps 6 --mask-steps 20 --tune-steps 200";
+pub const SHORT: &str = "--batch-size 16 --holdout 0.3 --adapt-steps 6 --admp --mask-steps 20 --tune-steps 200";
 
 /// A folder with `teacher.safetensors` and `images/`, removed at the end.
 pub struct Workplace(TempDir);

@@ -136,12 +136,11 @@ fn a_support_that_meets_the_budget_is_kept_as_it_is() {
 }
 
 #[test]
-fn jumping_takes_the_best_by_rank() {
+fn without_the_iteration_the_best_by_rank_stay() {
     let (graph, groups) = layer(10);
     let selector = Selector::new(&graph, &groups, Budget::channels(0.6), &Limits::default()).unwrap();
     let rank = vec![0.1, 0.9, 0.2, 0.8, 0.0, 0.7, 0.3, 1.0, 0.4, 0.5];
-    let mut admm = Admm::new(rank, AdmmConfig::default());
-    admm.jump_to_rank(&selector).unwrap();
+    let admm = Admm::at_rank(rank, AdmmConfig::default(), &selector).unwrap();
     let expected = [0.0, 1.0, 0.0, 1.0, 0.0, 1.0, 0.0, 1.0, 0.0, 0.0];
     assert_eq!((admm.primal.as_slice(), admm.auxiliary.as_slice()), (&expected[..], &expected[..]));
     assert_eq!(admm.primal_residual(), 0.0);

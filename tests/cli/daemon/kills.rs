@@ -9,8 +9,11 @@ use super::{Board, IMAGES, classify, wait_until};
 use crate::serve::server::Serving;
 
 /// Long enough to be caught in every phase.
-const STEPS: (&str, &str, &str) =
-    ("adapt", "arguments", "\"--batch-size 16 --holdout 0.3 --adapt-steps 30 --mask-steps 30 --tune-steps 600\"");
+const STEPS: (&str, &str, &str) = (
+    "adapt",
+    "arguments",
+    "\"--batch-size 16 --holdout 0.3 --adapt-steps 30 --admp --mask-steps 30 --tune-steps 600\"",
+);
 /// How soon a restarted daemon must answer.
 const SOON: Duration = Duration::from_secs(2);
 

@@ -119,7 +119,7 @@ fn the_status_tells_how_far_an_adaptation_is() {
 
 #[test]
 fn a_collapsed_student_is_refused_and_the_same_images_are_not_tried_again() {
-    let ruinous = "\"--batch-size 16 --holdout 0.3 --min-keep 0 --no-adapt --mask-steps 1 --tune-steps 0 --no-admm \
+    let ruinous = "\"--batch-size 16 --holdout 0.3 --min-keep 0 --no-adapt --admp --mask-steps 1 --tune-steps 0 --no-admm \
                    --soft-mask off --lr-scale 100\"";
     let changes = [("adapt", "arguments", ruinous), ("adapt", "budget", "\"channels=0.9\"")];
     let board = Board::new(&changes);
