@@ -22,7 +22,7 @@ pub struct GateConfig {
     /// Least stability of the candidate relative to its reference's. One standard error below is no reason to refuse.
     pub min_stability: f64,
     /// Least agreement of a trained teacher with one of those it comes from, the teacher as it came, or with the target's
-    /// statistics, relative to the stability of the first. More is asked of one that answers more classes, and the same
+    /// statistics, relative to the stability of the first on all images. More is asked of one that answers more classes, and the same
     /// allowance made.
     pub min_kinship: f64,
     /// Fewest held-out images that can tell.
@@ -85,12 +85,17 @@ impl Signals {
         let Testimony { logits, stability } = testimony;
         let entropy = f64::from(loss::entropy(logits)?.mean_all()?.to_scalar::<f32>()?);
         let diversity = f64::from(loss::diversity(logits)?.to_scalar::<f32>()?);
-        Ok(Self { entropy, diversity, information: diversity - entropy, stability: *stability })
+        // Rounding must not make it negative where all answers are the same; what is no number stays none.
+        let positive = |value: f64| if value < 0.0 { 0.0 } else { value };
+        let information = positive(diversity - entropy);
+        Ok(Self { entropy, diversity: positive(diversity), information, stability: *stability })
     }
 }
 
 /// Agreement that is asked of the student of the least stable teacher: ruin is not stable and must not ask for less.
 const LEAST_AGREEMENT: f64 = 0.75;
+/// Kinship is asked in proportion to this power of the classes gained.
+const GAINED_POWER: f64 = 1.5;
 /// Most that agreement may lack for being measured on few images: three of them cannot tell, and say nothing good.
 const MOST_FORGIVEN: f64 = 0.05;
 
@@ -121,8 +126,9 @@ pub enum Expect<'a> {
     SameAnswers,
     /// An adapted teacher may answer differently.
     BetterAnswers,
-    /// A trained one too, but it stays akin to the reference or to this, which its training began with.
-    Kinship(&'a Testimony),
+    /// A trained one too, but it stays akin to the reference or to this, which its training began with, as far as the
+    /// reference is stable on all images: [`super::Survey::source_stability`].
+    Kinship(&'a Testimony, f64),
     /// The same network in fewer bits: answers must agree.
     RoundedAnswers,
 }
@@ -134,7 +140,7 @@ pub enum Expect<'a> {
 pub fn judge(config: &GateConfig, expect: Expect, candidate: &Testimony, reference: &Testimony) -> Result<Verdict> {
     let agreement = loss::agreement(&candidate.logits, &reference.logits)?;
     let kinship = match expect {
-        Expect::Kinship(start) => Some(agreement.max(loss::agreement(&candidate.logits, &start.logits)?)),
+        Expect::Kinship(start, _) => Some(agreement.max(loss::agreement(&candidate.logits, &start.logits)?)),
         _ => None,
     };
     let images = candidate.logits.dim(0)?;
@@ -155,16 +161,16 @@ pub fn judge(config: &GateConfig, expect: Expect, candidate: &Testimony, referen
         }
         Expect::RoundedAnswers => demand("agreement with f32", agreement, config.min_agreement),
         Expect::BetterAnswers => {}
-        Expect::Kinship(_) => {
+        Expect::Kinship(_, stability) => {
             let kinship = kinship.unwrap_or(f64::NAN);
-            let own = config.min_kinship * old.stability.unwrap_or(1.0);
-            let least = (own * classes_gained(&new, &old)).min(1.0) - standard_error(kinship, images);
+            let own = config.min_kinship * stability * classes_gained(&new, &old).powf(GAINED_POWER);
+            let least = own.min(1.0) - standard_error(kinship, images);
             demand("agreement with what it was trained from", kinship, least);
         }
     }
     let share = match expect {
         Expect::SameAnswers => config.min_student_information,
-        Expect::BetterAnswers | Expect::Kinship(_) | Expect::RoundedAnswers => config.min_information,
+        Expect::BetterAnswers | Expect::Kinship(..) | Expect::RoundedAnswers => config.min_information,
     };
     demand("mutual information", new.information, share * old.information);
     demand("diversity of the predictions", new.diversity, config.min_diversity * old.diversity);
@@ -246,6 +252,15 @@ mod tests {
     }
 
     #[test]
+    fn images_that_are_all_alike_change_nothing() {
+        for sure in [0.3, 3.0, 30.0] {
+            let same = logits(&[[sure, 0., -1.]; 7]);
+            let verdict = judge(&few(), Expect::BetterAnswers, &same, &same).unwrap();
+            assert!(verdict.accepted, "{}", verdict.reason);
+        }
+    }
+
+    #[test]
     fn nan_logits_are_refused() {
         let broken = logits(&[[f32::NAN, 0., 0.], [0., 9., 0.], [0., 0., 9.], [9., 0., 0.]]);
         assert!(!judge(&few(), Expect::BetterAnswers, &broken, &sure()).unwrap().accepted);
@@ -254,9 +269,9 @@ mod tests {
     #[test]
     fn a_trained_teacher_unlike_all_it_comes_from_is_refused() {
         let turned = logits(&[[0., 9., 0.], [0., 0., 9.], [9., 0., 0.], [0., 9., 0.]]);
-        let verdict = judge(&few(), Expect::Kinship(&sure()), &turned, &sure()).unwrap();
+        let verdict = judge(&few(), Expect::Kinship(&sure(), 1.0), &turned, &sure()).unwrap();
         assert!(!verdict.accepted && verdict.reason.contains("trained from"), "{}", verdict.reason);
-        let verdict = judge(&few(), Expect::Kinship(&turned), &turned, &sure()).unwrap();
+        let verdict = judge(&few(), Expect::Kinship(&turned, 1.0), &turned, &sure()).unwrap();
         assert_eq!((verdict.accepted, verdict.agreement, verdict.kinship), (true, 0.0, Some(1.0)), "one kin is enough");
     }
 
@@ -264,7 +279,7 @@ mod tests {
     fn kinship_a_standard_error_short_is_forgiven() {
         let judged = |kin: usize, images: usize| {
             let (start, trained) = (in_turn(images, 0), in_turn(images, images - kin));
-            judge(&GateConfig::default(), Expect::Kinship(&start), &trained, &start)
+            judge(&GateConfig::default(), Expect::Kinship(&start, 1.0), &trained, &start)
         };
         // 0.68 of 100: the standard error is 0.047, of 1000: 0.015.
         for (kin, images, accepted) in [(68, 100, true), (64, 100, false), (680, 1000, false), (700, 1000, true)] {
@@ -282,7 +297,7 @@ mod tests {
         };
         let judged = |from: [usize; 3], to: [usize; 3]| {
             let start = logits(&rows(from));
-            judge(&GateConfig::default(), Expect::Kinship(&start), &logits(&rows(to)), &start).unwrap()
+            judge(&GateConfig::default(), Expect::Kinship(&start, 1.0), &logits(&rows(to)), &start).unwrap()
         };
         let same = judged([50, 50, 0], [48, 47, 5]);
         assert!(same.accepted, "{}", same.reason);
@@ -338,10 +353,9 @@ mod tests {
 
     #[test]
     fn kinship_is_asked_as_far_as_the_source_is_sure() {
-        let judged = |own: f64| {
-            let source = Testimony { stability: Some(own), ..in_turn(1000, 0) };
-            let trained = Testimony { stability: Some(1.0), ..in_turn(1000, 450) };
-            judge(&GateConfig::default(), Expect::Kinship(&source), &trained, &source).unwrap()
+        let judged = |stability| {
+            let (source, trained) = (in_turn(1000, 0), in_turn(1000, 450));
+            judge(&GateConfig::default(), Expect::Kinship(&source, stability), &trained, &source).unwrap()
         };
         let (sure, unsure) = (judged(1.0), judged(0.7));
         assert!(!sure.accepted && unsure.accepted, "{} / {}", sure.reason, unsure.reason);

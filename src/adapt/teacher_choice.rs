@@ -97,7 +97,8 @@ impl Stages<'_> {
             let trained = phase.into_params()?;
             let trained = if own { trained } else { self.with_statistics(graph, &trained)? };
             let start = context.testimony(&candidates[1].answers)?;
-            candidates.push(self.candidate(AdaptedBy::Training, trained, Expect::Kinship(&start), before)?);
+            let expect = Expect::Kinship(&start, survey.source_stability);
+            candidates.push(self.candidate(AdaptedBy::Training, trained, expect, before)?);
         }
         Ok(candidates)
     }
