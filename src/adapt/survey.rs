@@ -15,6 +15,8 @@ const MOST_CHANGED_IMAGES: usize = 1024;
 /// By so much, and so many standard errors, the stability of one set of statistics clearly exceeds another's.
 const CLEARLY_STEADIER: f64 = 0.03;
 const CLEAR_ERRORS: f64 = 2.0;
+/// Nats of diversity that the source's statistics may lack: answers that fall to a few classes are steady and wrong.
+const COLLAPSED: f64 = 0.2;
 const STREAM: u64 = 0x5354_4541;
 
 /// How the untrained teacher answers, with the source's and with the target's batch-norm statistics.
@@ -26,6 +28,10 @@ pub struct Survey {
     pub target_stability: f64,
     /// Of so many images.
     pub images: usize,
+    /// Entropy of the mean prediction with the source's statistics, in nats.
+    pub source_diversity: f64,
+    /// The same with the target's.
+    pub target_diversity: f64,
     /// The class that the fewest images seem to be of.
     pub rarest_class: RarestClass,
 }
@@ -39,25 +45,34 @@ impl Survey {
         let stability = |(params, answers): (&Params, &Answers)| {
             context.stability(Network { graph: &context.teacher.graph, params }, answers, &images)
         };
+        let diversity =
+            |answers: &Answers| Ok::<_, Error>(f64::from(loss::diversity(&answers.logits)?.to_scalar::<f32>()?));
         Ok(Self {
             source_stability: stability(source)?,
             target_stability: stability(target)?,
             images: images.len(),
+            source_diversity: diversity(source.1)?,
+            target_diversity: diversity(target.1)?,
             rarest_class: RarestClass::of(&[&source.1.logits, &target.1.logits])?,
         })
     }
 
     /// Whether the source's statistics fit at least as well. Of two sets for the same weights, which no training has made
-    /// sure of themselves, the steadier one answers better.
-    pub const fn prefers_source(&self) -> bool {
-        self.source_stability >= self.target_stability
+    /// sure of themselves, the steadier one answers better, unless it is steady for answering a few classes alone.
+    pub fn prefers_source(&self) -> bool {
+        self.source_stability >= self.target_stability && !self.source_collapsed()
+    }
+
+    fn source_collapsed(&self) -> bool {
+        self.source_diversity < self.target_diversity - COLLAPSED
     }
 
     /// Whether training does better with the source's statistics left as they are than with each batch's own.
     pub fn trains_by_source(&self) -> bool {
         let variance = |share: f64| share * (1.0 - share) / self.images as f64;
         let error = (variance(self.source_stability) + variance(self.target_stability)).sqrt();
-        self.source_stability - self.target_stability > CLEARLY_STEADIER.max(CLEAR_ERRORS * error)
+        let clearly = CLEARLY_STEADIER.max(CLEAR_ERRORS * error);
+        self.source_stability - self.target_stability > clearly && !self.source_collapsed()
     }
 }
 
@@ -156,9 +171,16 @@ mod tests {
 
     #[test]
     fn training_asks_for_a_clear_difference_and_a_choice_for_any() {
-        let told = |source_stability, target_stability, images| {
-            let rarest_class = RarestClass { class: 0, share: 1.0 };
-            let survey = Survey { source_stability, target_stability, images, rarest_class };
+        let survey = |source_stability, target_stability, images| Survey {
+            source_stability,
+            target_stability,
+            images,
+            source_diversity: 2.2,
+            target_diversity: 2.3,
+            rarest_class: RarestClass { class: 0, share: 1.0 },
+        };
+        let told = |source, target, images| {
+            let survey = survey(source, target, images);
             (survey.prefers_source(), survey.trains_by_source())
         };
         assert_eq!(told(0.679, 0.569, 1024), (true, true), "webcam to amazon");
@@ -167,5 +189,7 @@ mod tests {
         assert_eq!(told(0.623, 0.703, 795), (false, false), "amazon to webcam");
         assert_eq!(told(0.883, 0.817, 60), (true, false), "four of sixty images may be chance");
         assert_eq!(told(f64::NAN, 0.5, 100), (false, false));
+        let noise = Survey { source_diversity: 1.1, ..survey(0.412, 0.319, 1024) };
+        assert_eq!((noise.prefers_source(), noise.trains_by_source()), (false, false), "CIFAR-10 under noise");
     }
 }

@@ -78,10 +78,15 @@ impl Stages<'_> {
             }
         };
         let mut candidates = vec![source, target];
-        let Survey { source_stability, target_stability, images, rarest_class: RarestClass { class, share } } = survey;
+        let RarestClass { class, share } = survey.rarest_class;
         log::info!(
-            "the teacher as it came source_stability={source_stability:.3} target_stability={target_stability:.3} \
-             images={images} rarest_class={class} share={share:.2}"
+            "the teacher as it came source_stability={:.3} target_stability={:.3} images={} source_diversity={:.2} \
+             target_diversity={:.2} rarest_class={class} share={share:.2}",
+            survey.source_stability,
+            survey.target_stability,
+            survey.images,
+            survey.source_diversity,
+            survey.target_diversity
         );
         self.driver.survey = Some(survey);
         if let Some(complaint) = self.rare_class() {
