@@ -41,7 +41,7 @@ pub struct TeacherConfig {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct MaskConfig {
     /// Whether masks are trained to find the channels (ADMP); otherwise the ranking decides at once, and what follows here
-    /// but `criterion` and `importance_batches` has no effect.
+    /// but `criterion` and `importance_batches` has no effect on a run.
     pub admp: bool,
     /// Updates.
     pub steps: usize,

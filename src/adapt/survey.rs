@@ -121,8 +121,8 @@ impl RarestClass {
         (share < least).then(|| {
             format!(
                 "class {name} seems to have {share:.2} of an even share of the {images} images, expected at least \
-                 {least:.2}: training answers other images with a class that does not come, or forgets it; bring images of it, or let that pass \
-                 with --min-class-share 0"
+                 {least:.2}: training answers other images with a class that does not come, or forgets it; bring images \
+                 of it, or let that pass with --min-class-share 0"
             )
         })
     }
