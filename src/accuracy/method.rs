@@ -5,6 +5,7 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
+use super::names::by_name;
 use crate::{Error, Result};
 
 /// A way to a network.
@@ -129,10 +130,7 @@ impl FromStr for Method {
     /// # Errors
     /// [`Error::Usage`] for other names than those of [`Method::ALL`].
     fn from_str(text: &str) -> Result<Self> {
-        Self::ALL.into_iter().find(|method| method.to_string() == text).ok_or_else(|| {
-            let names: Vec<String> = Self::ALL.iter().map(ToString::to_string).collect();
-            Error::Usage(format!("expected one of {}, got {text:?}", names.join(", ")))
-        })
+        by_name(Self::ALL, text)
     }
 }
 

@@ -6,6 +6,7 @@
 //! instead of a task's images, a [`WorstOutcome`] what adapting to it came to.
 
 mod method;
+mod names;
 mod outcome;
 mod suite;
 mod table;

@@ -8,6 +8,7 @@ use safetensors::Dtype;
 use safetensors::tensor::TensorView;
 use serde::{Deserialize, Serialize};
 
+use super::names::by_name;
 use super::validation::{Judged, TOLERANCE_POINTS, Validation};
 use crate::adapt::AdaptedBy;
 use crate::adapt::gate::Verdict;
@@ -131,10 +132,7 @@ impl FromStr for Case {
     /// # Errors
     /// [`Error::Usage`] for other names than those of [`Case::ALL`].
     fn from_str(text: &str) -> Result<Self> {
-        Self::ALL.into_iter().find(|case| case.to_string() == text).ok_or_else(|| {
-            let names: Vec<String> = Self::ALL.iter().map(ToString::to_string).collect();
-            Error::Usage(format!("expected one of {}, got {text:?}", names.join(", ")))
-        })
+        by_name(Self::ALL, text)
     }
 }
 
