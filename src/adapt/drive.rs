@@ -186,7 +186,7 @@ impl Driver<'_> {
             reports,
             adapted_by: self.adapted_by,
             candidates: self.candidates.clone(),
-            survey: self.survey,
+            survey: self.survey.clone(),
             latency: self.latency.clone(),
         };
         Checkpoint { progress, tensors }.save(path)?;

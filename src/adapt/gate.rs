@@ -27,8 +27,12 @@ pub struct GateConfig {
     pub min_kinship: f64,
     /// Fewest held-out images that can tell.
     pub min_images: usize,
-    /// Least share of the images that seems to be of each class, relative to an even share: see [`super::RarestClass`].
+    /// Least share of the images that seems to be of each class, relative to an even share: see
+    /// [`super::Survey::class_shares`].
     pub min_class_share: f64,
+    /// Whether the student replaces one that was adapted already: nothing that training repairs of the teacher is a gain then,
+    /// and no class may be rare.
+    pub replaces_adapted: bool,
 }
 
 impl Default for GateConfig {
@@ -42,6 +46,7 @@ impl Default for GateConfig {
             min_kinship: 0.7,
             min_images: 1,
             min_class_share: 0.25,
+            replaces_adapted: false,
         }
     }
 }

@@ -77,7 +77,7 @@ fn verdicts(page: &mut Page, report: &Report) {
     let text = match report.adapted_by {
         AdaptedBy::Source => "stayed as it came: neither training nor the images' statistics were better",
         AdaptedBy::Statistics => "took the images' batch-norm statistics; training was not better",
-        AdaptedBy::Training if report.survey.is_some_and(|survey| survey.trains_by_source()) => {
+        AdaptedBy::Training if report.survey.as_ref().is_some_and(|survey| survey.trains_by_source()) => {
             "was trained on the images with the batch-norm statistics that it came with"
         }
         AdaptedBy::Training => "was trained on the images with their batch-norm statistics",

@@ -207,12 +207,12 @@ fn finish(
         latency: latency_figures(stages, goal, (&pruned.graph, latencies[1]))?,
         wall_s: stages.wall_s(),
         peak_rss_mb: peak_rss_mb(),
-        gate: verdict(stages, (&after, adapted))?,
+        gate: verdict(stages, (before, adapted, &after))?,
         teacher_gate: adapted.verdict.clone(),
         int8: int8.as_ref().map(|outcome| outcome.verdict.clone()),
         adapted_by: adapted.by,
         candidates: stages.candidate_figures().to_vec(),
-        survey: stages.survey(),
+        survey: stages.survey().cloned(),
         images: ImageCounts {
             train: context.train.len(),
             held_out: context.held.len(),
@@ -246,13 +246,21 @@ fn finish(
 
 /// The gate on the student. Images that ruin a training teach a student no better, whatever it started from, nor do images
 /// without some class teach that.
-fn verdict(stages: &Stages, (after, adapted): (&Answers, &Adapted)) -> Result<Verdict> {
+fn verdict(stages: &Stages, (before, adapted, after): (&Answers, &Adapted, &Answers)) -> Result<Verdict> {
     let context = stages.context;
     let verdict = match context.config.budget {
         Some(_) => context.judge(Expect::SameAnswers, after, &adapted.answers)?,
         None => adapted.verdict.clone(),
     };
-    let mut reasons: Vec<String> = stages.rare_class().into_iter().collect();
+    let mut reasons = Vec::new();
+    if let Some(rare) = stages.rare_classes() {
+        let answers = &adapted.answers;
+        let repaired = match context.config.gate.replaces_adapted {
+            true => 0.0,
+            false => rare.repaired(&before.classes_of(&answers.indices)?, &answers.classes()?),
+        };
+        reasons.extend(rare.complaint(repaired));
+    }
     let trained = stages.candidate_figures().iter().find(|c| c.by == AdaptedBy::Training);
     if let Some(ruined) = trained.filter(|c| !c.gate.accepted) {
         reasons.push(format!("training the teacher on these images failed: {}", ruined.gate.reason));

@@ -13,6 +13,7 @@ use super::mask_phase::MaskPhase;
 use super::observer::{Observer, Phase};
 use super::pass::{Network, estimate_statistics};
 use super::ranking;
+use super::rare::RareClasses;
 use super::report::{CandidateFigures, GroupWidth, PhaseReport};
 use super::run::{Context, Job};
 use super::survey::Survey;
@@ -64,7 +65,7 @@ impl<'a> Stages<'a> {
             reports: progress.map(|p| p.reports.clone()).unwrap_or_default(),
             adapted_by: progress.and_then(|p| p.adapted_by),
             candidates: progress.map(|p| p.candidates.clone()).unwrap_or_default(),
-            survey: progress.and_then(|p| p.survey),
+            survey: progress.and_then(|p| p.survey.clone()),
             latency: progress.and_then(|p| p.latency.clone()),
             carried: Sections::default(),
             started: Instant::now(),
@@ -106,15 +107,15 @@ impl<'a> Stages<'a> {
         &self.driver.candidates
     }
 
-    pub fn survey(&self) -> Option<Survey> {
-        self.driver.survey
+    pub fn survey(&self) -> Option<&Survey> {
+        self.driver.survey.as_ref()
     }
 
-    /// Which class hardly comes, if one does.
-    pub fn rare_class(&self) -> Option<String> {
+    /// Which classes hardly come, if any do.
+    pub fn rare_classes(&self) -> Option<RareClasses<'_>> {
         let Context { teacher, config, images, .. } = self.context;
-        let least = config.gate.min_class_share;
-        self.driver.survey?.rarest_class.complaint(&teacher.info.class_names, images.good().len(), least)
+        let (names, least) = (&teacher.info.class_names, config.gate.min_class_share);
+        RareClasses::of(&self.survey()?.class_shares, names, images.good().len(), least)
     }
 
     /// The checkpoint, if it lies behind `phase`: the phase is over.

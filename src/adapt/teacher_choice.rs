@@ -5,7 +5,7 @@ use super::observer::Phase;
 use super::pass::Answers;
 use super::report::{AdaptedBy, CandidateFigures};
 use super::stages::Stages;
-use super::survey::{RarestClass, Survey};
+use super::survey::Survey;
 use super::target::ImageSet;
 use super::teacher_phase::TeacherPhase;
 use crate::Result;
@@ -47,7 +47,7 @@ impl Stages<'_> {
             self.driver.candidates = adapted.iter().map(|c| c.figures(context.images)).collect::<Result<_>>()?;
         }
         let accepted = |by: AdaptedBy| adapted.iter().position(|c| c.by == by && c.verdict.accepted);
-        let prefers_source = self.driver.survey.is_none_or(|survey| survey.prefers_source());
+        let prefers_source = self.driver.survey.as_ref().is_none_or(|survey| survey.prefers_source());
         let untrained = || accepted(AdaptedBy::Statistics).filter(|_| !prefers_source);
         let best = accepted(AdaptedBy::Training).or_else(untrained);
         let adapted = adapted.swap_remove(best.unwrap_or(0));
@@ -70,7 +70,7 @@ impl Stages<'_> {
         self.note("the teacher answers with statistics of the target")?;
         let target = self.candidate(AdaptedBy::Statistics, statistics.clone(), Expect::BetterAnswers, before)?;
         // A resumed training goes on as it began.
-        let survey = match self.driver.survey {
+        let survey = match self.driver.survey.take() {
             Some(survey) => survey,
             None => {
                 self.note("the teacher answers changed images")?;
@@ -78,19 +78,18 @@ impl Stages<'_> {
             }
         };
         let mut candidates = vec![source, target];
-        let RarestClass { class, share } = survey.rarest_class;
         log::info!(
             "the teacher as it came source_stability={:.3} target_stability={:.3} images={} source_diversity={:.2} \
-             target_diversity={:.2} rarest_class={class} share={share:.2}",
+             target_diversity={:.2}",
             survey.source_stability,
             survey.target_stability,
             survey.images,
             survey.source_diversity,
             survey.target_diversity
         );
-        self.driver.survey = Some(survey);
-        if let Some(complaint) = self.rare_class() {
-            log::warn!("the student will be refused: {complaint}");
+        self.driver.survey = Some(survey.clone());
+        if let Some(rare) = self.rare_classes() {
+            log::warn!("{rare}: unless training repairs more than may be lost with them, the student will be refused");
         }
         // The classifier is frozen in this phase: with nothing else to train there is nothing to do.
         if context.config.teacher.steps > 0 && !context.config.train.is_classifier_alone() {

@@ -93,11 +93,15 @@ pub(super) struct RunArgs {
     /// Fraction of the images kept out of training, for the gate [default: 0.1]
     #[arg(long, value_name = "FRACTION")]
     holdout: Option<f64>,
-    /// Least share of the images that each class must seem to have, relative to an even share, 0 to 1: else the student is
-    /// refused, for training answers other images with a class that does not come, or forgets it. 0 asks for none; then
-    /// measure with labels [default: 0.25]
+    /// Share of the images, relative to an even one, below which a class seems not to come, 0 to 1: training may forget it or
+    /// see it in other images, and the student is refused unless more than that was repaired. 0 asks for none; then measure
+    /// with labels [default: 0.25]
     #[arg(long, value_name = "FRACTION", allow_negative_numbers = true)]
     min_class_share: Option<f64>,
+    /// The student is to replace one that was adapted already, not the teacher: what training repairs of the teacher is no
+    /// gain then, and a class that seems not to come is reason enough to refuse
+    #[arg(long)]
+    replaces_adapted: bool,
     /// Updates of phase 1 (teacher) [default: 160; 300 for inputs up to 64 pixels]
     #[arg(long, value_name = "N")]
     adapt_steps: Option<usize>,
@@ -186,6 +190,7 @@ impl RunArgs {
         }
         set(&mut config.holdout, self.holdout);
         set(&mut config.gate.min_class_share, self.min_class_share);
+        config.gate.replaces_adapted = self.replaces_adapted;
         set(&mut config.teacher.steps, self.adapt_steps);
         set(&mut config.mask.steps, self.mask_steps);
         set(&mut config.fine_tune.steps, self.tune_steps);

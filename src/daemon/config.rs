@@ -130,8 +130,10 @@ pub struct WatchConfig {
     pub min_agreement: f64,
 }
 
+/// Given where a student serves already.
+pub(super) const REPLACES_ADAPTED: &str = "--replaces-adapted";
 /// Arguments of `secateur adapt` that the daemon gives.
-const OWN: [&str; 10] = [
+const OWN: [&str; 11] = [
     "--teacher",
     "--target",
     "--out",
@@ -142,6 +144,7 @@ const OWN: [&str; 10] = [
     "--checkpoint-every",
     "--resume",
     "--restart",
+    REPLACES_ADAPTED,
 ];
 
 impl DaemonConfig {

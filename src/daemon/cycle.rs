@@ -267,7 +267,9 @@ impl Cycle {
         let run = match self.run.take() {
             Some(run) => run,
             None => {
-                let plan = Plan { teacher: (teacher, &path), reason: reason.clone(), config: &self.config };
+                let replaces_adapted = self.store.active(self.name())?.is_some_and(|active| active != teacher);
+                let teacher = (teacher, path.as_path());
+                let plan = Plan { teacher, reason: reason.clone(), replaces_adapted, config: &self.config };
                 Run::create(&self.folders, &self.shared.reservoir(), plan)?
             }
         };

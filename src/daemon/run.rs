@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::clock;
-use super::config::DaemonConfig;
+use super::config::{DaemonConfig, REPLACES_ADAPTED};
 use super::folders::Folders;
 use super::intake::Reservoir;
 use crate::store::Version;
@@ -58,6 +58,8 @@ pub struct Plan<'a> {
     pub teacher: (Version, &'a Path),
     /// Why.
     pub reason: String,
+    /// Whether a student serves, not the teacher.
+    pub replaces_adapted: bool,
     /// The settings.
     pub config: &'a DaemonConfig,
 }
@@ -74,13 +76,17 @@ impl Run {
             .find(|id| !folders.runs.join(id).exists())
             .unwrap_or_default();
         let folder = folders.runs.join(&id);
+        let mut arguments = arguments(&folder, folders, plan.teacher.1, plan.config);
+        if plan.replaces_adapted {
+            arguments.push(REPLACES_ADAPTED.to_string());
+        }
         let record = RunRecord {
             started_unix_s,
             teacher: plan.teacher.0,
             images: reservoir.len(),
             latest: reservoir.latest(),
             reason: plan.reason,
-            arguments: arguments(&folder, folders, plan.teacher.1, plan.config),
+            arguments,
             threads: plan.config.adapt_threads(),
         };
         let hidden = folders.runs.join(format!(".{id}"));
@@ -254,9 +260,23 @@ mod tests {
     }
 
     fn create(folders: &Folders, reservoir: &Reservoir) -> Run {
+        create_instead_of(false, folders, reservoir)
+    }
+
+    fn create_instead_of(replaces_adapted: bool, folders: &Folders, reservoir: &Reservoir) -> Run {
         let (teacher, config) = (Path::new("teacher.safetensors"), &DaemonConfig::default());
-        let plan = Plan { teacher: (Version(1), teacher), reason: "3 new images".into(), config };
+        let plan = Plan { teacher: (Version(1), teacher), reason: "3 new images".into(), replaces_adapted, config };
         Run::create(folders, reservoir, plan).unwrap()
+    }
+
+    #[test]
+    fn the_gate_is_told_when_a_student_serves() {
+        let (_place, folders, reservoir) = place();
+        let told = |replaces_adapted| {
+            let run = create_instead_of(replaces_adapted, &folders, &reservoir);
+            run.record.arguments.iter().any(|argument| argument == "--replaces-adapted")
+        };
+        assert_eq!((told(false), told(true)), (false, true));
     }
 
     #[test]

@@ -7,6 +7,7 @@
 //! Losses return a tensor of rank 0 unless said otherwise and turn NaN logits into a NaN loss: the training
 //! loop decides what to do about it. Logits are raw, `[N, C]`, one row per image.
 
+mod class_shares;
 mod cross_entropy;
 mod discrepancy;
 mod distillation;
@@ -18,10 +19,11 @@ mod signals;
 #[cfg(test)]
 pub(crate) mod testing;
 
+pub use class_shares::class_shares;
 pub use cross_entropy::cross_entropy;
 pub use discrepancy::discrepancy;
 pub use distillation::distillation;
 pub use information_maximisation::{diversity, entropy, information_maximisation, weighted_entropy};
 pub use mcc::mcc;
 pub use pseudo_labels::{PseudoLabels, pseudo_labels, teacher_labels};
-pub use signals::{agreement, mean_prediction, mutual_information, soft_neighbourhood_density};
+pub use signals::{agreement, mutual_information, soft_neighbourhood_density};

@@ -2,7 +2,7 @@
 
 use candle_core::{DType, Tensor};
 
-use super::rows::{entropy_of, l2_normalise, log_softmax, matrix_dims, same_matrix_dims, softmax};
+use super::rows::{entropy_of, l2_normalise, log_softmax, matrix_dims, same_matrix_dims};
 use crate::error::{Error, Result};
 
 /// Softmax temperature of the neighbourhood density (Saito et al. 2021).
@@ -32,18 +32,6 @@ pub fn mutual_information(probs: &Tensor) -> Result<f64> {
     }
     let mean_entropy = rows.iter().map(|row| shannon(row)).sum::<f64>() / batch as f64;
     Ok(shannon(&mean) - mean_entropy)
-}
-
-/// The mean prediction over images: how much of them each class seems to be, in 0 to 1.
-///
-/// # Shapes
-/// `logits` `[N, C]`, raw. Returns f32 `[C]`. NaN gives NaN.
-///
-/// # Errors
-/// [`Error::Shape`] if `logits` are no matrix or empty.
-pub fn mean_prediction(logits: &Tensor) -> Result<Tensor> {
-    matrix_dims("mean-prediction logits", logits)?;
-    Ok(softmax(&logits.detach().to_dtype(DType::F32)?)?.mean(0)?)
 }
 
 /// The fraction of images to which two models give the same class. A row with NaN agrees with nothing.
@@ -131,15 +119,6 @@ mod tests {
         let partition = matrix(&[&[1.0, 0.0], &[0.0, 1.0]])?;
         assert!((mutual_information(&partition)? - 2f64.ln()).abs() < F64_TOLERANCE);
         assert!(mutual_information(&matrix(&[&[f64::NAN, 0.5], &[0.5, 0.5]])?)?.is_nan());
-        Ok(())
-    }
-
-    #[test]
-    fn the_mean_prediction_is_of_probabilities() -> Result<()> {
-        let logits = matrix(&[&[3f64.ln(), 0.0], &[0.0, 0.0]])?;
-        let mean: Vec<f32> = mean_prediction(&logits)?.to_vec1()?;
-        assert!((mean[0] - 0.625).abs() < 1e-6 && (mean[1] - 0.375).abs() < 1e-6, "{mean:?}");
-        assert!(matches!(mean_prediction(&logits.get(0)?), Err(Error::Shape(_))));
         Ok(())
     }
 

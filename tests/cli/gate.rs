@@ -65,8 +65,13 @@ fn a_class_that_never_comes_is_named_and_the_student_refused() {
     let reason = refused["reason"].as_str().unwrap();
     assert!(refused["accepted"] == false && reason.contains("with --min-class-share 0"), "{reason}");
     assert!(reason.contains("class \"rows\" seems to have 0."), "{reason}");
-    let share = place.report()["survey"]["rarest_class"]["share"].as_f64().unwrap();
-    assert!((0.0..0.5).contains(&share), "{share}");
+    let shares = place.report()["survey"]["class_shares"].clone();
+    let shares: Vec<f64> = shares.as_array().unwrap().iter().map(|share| share.as_f64().unwrap()).collect();
+    let rarest = shares.iter().copied().fold(f64::INFINITY, f64::min);
+    assert!((0.0..0.5).contains(&rarest), "{shares:?}");
+    assert!((shares.iter().sum::<f64>() - shares.len() as f64).abs() < 1e-6, "relative to an even share: {shares:?}");
+    let strict = judged("0.5 --replaces-adapted");
+    assert!(strict["reason"].as_str().unwrap().contains("training repaired at most 0.0 % of the images"), "{strict}");
     let allowed = judged("0");
     assert!(!allowed["reason"].as_str().unwrap().contains("even share"), "{allowed}");
     let wrong = place.run(&format!("{JOB} {SHORT} --min-class-share 2"));
