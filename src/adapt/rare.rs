@@ -44,12 +44,13 @@ impl<'a> RareClasses<'a> {
     }
 
     /// The most that training may have repaired, as a fraction of the images: those that it answers `after` otherwise than
-    /// `before`, less those that it now answers with one of these classes, which were not repaired.
-    pub fn repaired(&self, before: &[u32], after: &[u32]) -> f64 {
+    /// `before`, less those that it now answers with one of these classes, which were not repaired; and not more than were
+    /// `wrong` before, by an estimate.
+    pub fn repaired(&self, before: &[u32], after: &[u32], wrong: f64) -> f64 {
         let rare = |class: u32| self.classes.contains(&(class as usize));
         let changed = before.iter().zip(after).filter(|(before, after)| before != after);
         let net: i64 = changed.map(|(_, &after)| if rare(after) { -1 } else { 1 }).sum();
-        net as f64 / after.len() as f64
+        (net as f64 / after.len() as f64).min(wrong)
     }
 
     /// What is wrong if they may cost more than was `repaired`.
@@ -57,7 +58,7 @@ impl<'a> RareClasses<'a> {
         (repaired.is_nan() || repaired < self.at_stake()).then(|| {
             format!(
                 "{self}: {:.1} % of all classes may be forgotten or seen in other images, and training repaired at most {:.1} % \
-                 of the images; bring images of these classes, or let it pass with --min-class-share 0",
+                 of the images; bring images of these classes (--min-class-share 0 asks for none: then measure with labels)",
                 100.0 * self.at_stake(),
                 100.0 * repaired.max(0.0)
             )
@@ -122,13 +123,14 @@ mod tests {
         let rare = RareClasses::of(&[1.3, 1.3, 1.2, 1.2, 0.0], &names, 10_000, 0.25).unwrap();
         assert_eq!(rare.at_stake(), 0.2);
         let before = [0, 1, 2, 3, 0, 1, 2, 3, 0, 1];
-        assert_eq!(rare.repaired(&before, &before), 0.0);
+        assert_eq!(rare.repaired(&before, &before, 1.0), 0.0);
         assert!(rare.complaint(0.0).is_some());
         let three_others = [1, 2, 3, 3, 0, 1, 2, 3, 0, 1];
-        assert_eq!(rare.repaired(&before, &three_others), 0.3);
+        assert_eq!(rare.repaired(&before, &three_others, 1.0), 0.3);
+        assert_eq!(rare.repaired(&before, &three_others, 0.05), 0.05, "what was right cannot be repaired");
         assert_eq!(rare.complaint(0.3), None);
         let two_of_them_rare = [1, 2, 3, 4, 4, 1, 2, 3, 0, 1];
-        assert_eq!(rare.repaired(&before, &two_of_them_rare), 0.1);
+        assert_eq!(rare.repaired(&before, &two_of_them_rare, 1.0), 0.1);
         let text = rare.complaint(0.1).unwrap();
         assert!(text.contains(": 20.0 % of all classes may") && text.contains("repaired at most 10.0 % of"), "{text}");
         assert!(rare.complaint(f64::NAN).is_some());

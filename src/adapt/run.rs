@@ -255,9 +255,11 @@ fn verdict(stages: &Stages, (before, adapted, after): (&Answers, &Adapted, &Answ
     let mut reasons = Vec::new();
     if let Some(rare) = stages.rare_classes() {
         let answers = &adapted.answers;
+        // Answers are about as often right as they are steady.
+        let wrong = stages.survey().map_or(0.0, |survey| 1.0 - survey.source_stability);
         let repaired = match context.config.gate.replaces_adapted {
             true => 0.0,
-            false => rare.repaired(&before.classes_of(&answers.indices)?, &answers.classes()?),
+            false => rare.repaired(&before.classes_of(&answers.indices)?, &answers.classes()?, wrong),
         };
         reasons.extend(rare.complaint(repaired));
     }

@@ -94,8 +94,8 @@ pub(super) struct RunArgs {
     #[arg(long, value_name = "FRACTION")]
     holdout: Option<f64>,
     /// Share of the images, relative to an even one, below which a class seems not to come, 0 to 1: training may forget it or
-    /// see it in other images, and the student is refused unless more than that was repaired. 0 asks for none; then measure
-    /// with labels [default: 0.25]
+    /// see it in other images, and the student is refused unless training repaired more. A standard error less is forgiven.
+    /// 0 asks for no class; then measure with labels [default: 0.25]
     #[arg(long, value_name = "FRACTION", allow_negative_numbers = true)]
     min_class_share: Option<f64>,
     /// The student is to replace one that was adapted already, not the teacher: what training repairs of the teacher is no

@@ -63,7 +63,7 @@ fn a_class_that_never_comes_is_named_and_the_student_refused() {
     // The teacher is small and unsure: it sees a bit of every class in any image.
     let refused = judged("0.5");
     let reason = refused["reason"].as_str().unwrap();
-    assert!(refused["accepted"] == false && reason.contains("with --min-class-share 0"), "{reason}");
+    assert!(refused["accepted"] == false && reason.contains("--min-class-share 0 asks for none"), "{reason}");
     assert!(reason.contains("class \"rows\" seems to have 0."), "{reason}");
     let shares = place.report()["survey"]["class_shares"].clone();
     let shares: Vec<f64> = shares.as_array().unwrap().iter().map(|share| share.as_f64().unwrap()).collect();
@@ -76,4 +76,19 @@ fn a_class_that_never_comes_is_named_and_the_student_refused() {
     assert!(!allowed["reason"].as_str().unwrap().contains("even share"), "{allowed}");
     let wrong = place.run(&format!("{JOB} {SHORT} --min-class-share 2"));
     wrong.fails_naming(&["gate.min_class_share: expected a fraction in [0, 1], got 2"]);
+}
+
+/// A covered lens: every answer that training changes could pass for a repair, and all looks steady.
+#[test]
+fn images_that_are_all_alike_give_no_student() {
+    let place = Workplace::new();
+    let folders = fs::read_dir(place.path("images")).unwrap().map(|entry| entry.unwrap().path());
+    let images: Vec<_> =
+        folders.flat_map(|path| fs::read_dir(path).unwrap()).map(|entry| entry.unwrap().path()).collect();
+    images[1..].iter().for_each(|path| drop(fs::copy(&images[0], path).unwrap()));
+    for what in ["--no-prune --adapt-steps 5", "--no-prune --no-adapt"] {
+        let refused = place.run(&format!("{JOB} --batch-size 16 {what} --json")).ends_with(&[1]).json()["gate"].clone();
+        let reason = refused["reason"].as_str().unwrap();
+        assert!(refused["accepted"] == false && reason.contains("of an even share"), "{what}: {reason}");
+    }
 }
