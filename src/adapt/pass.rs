@@ -61,14 +61,6 @@ impl Answers {
         Ok(self.logits.argmax(1)?.to_vec1()?)
     }
 
-    /// The same of the rows of `indices`, in that order.
-    ///
-    /// # Errors
-    /// As [`Self::logits_of`].
-    pub fn classes_of(&self, indices: &[usize]) -> Result<Vec<u32>> {
-        Ok(self.logits_of(indices)?.argmax(1)?.to_vec1()?)
-    }
-
     /// Percentage of labelled images answered right; `None` without labels.
     pub fn accuracy(&self, images: &ImageSet) -> Result<Option<f64>> {
         let classes = self.classes()?;

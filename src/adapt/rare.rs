@@ -43,14 +43,15 @@ impl<'a> RareClasses<'a> {
         self.classes.len() as f64 / self.all as f64
     }
 
-    /// The most that training may have repaired, as a fraction of the images: those that it answers `after` otherwise than
-    /// `before`, less those that it now answers with one of these classes, which were not repaired; and not more than were
-    /// `wrong` before, by an estimate.
-    pub fn repaired(&self, before: &[u32], after: &[u32], wrong: f64) -> f64 {
+    /// What training may have repaired, as a fraction of the images: those that it answers `after` otherwise than `before`,
+    /// where each answer stands with the probability that it was right. One that is now answered with one of these classes
+    /// was repaired if the former answer was wrong and harmed if it was right. Not more than were `wrong` before, by an
+    /// estimate.
+    pub fn repaired(&self, before: &[(u32, f64)], after: &[u32], wrong: f64) -> f64 {
         let rare = |class: u32| self.classes.contains(&(class as usize));
-        let changed = before.iter().zip(after).filter(|(before, after)| before != after);
-        let net: i64 = changed.map(|(_, &after)| if rare(after) { -1 } else { 1 }).sum();
-        (net as f64 / after.len() as f64).min(wrong)
+        let changed = before.iter().zip(after).filter(|((before, _), after)| before != *after);
+        let net: f64 = changed.map(|((_, right), &after)| if rare(after) { 1.0 - 2.0 * right } else { 1.0 }).sum();
+        (net / after.len() as f64).min(wrong)
     }
 
     /// What is wrong if they may cost more than was `repaired`.
@@ -122,15 +123,18 @@ mod tests {
         let names = names();
         let rare = RareClasses::of(&[1.3, 1.3, 1.2, 1.2, 0.0], &names, 10_000, 0.25).unwrap();
         assert_eq!(rare.at_stake(), 0.2);
-        let before = [0, 1, 2, 3, 0, 1, 2, 3, 0, 1];
-        assert_eq!(rare.repaired(&before, &before, 1.0), 0.0);
+        let classes = [0, 1, 2, 3, 0, 1, 2, 3, 0, 1];
+        let before = |right: f64| classes.map(|class| (class, right));
+        let sure = before(1.0);
+        assert_eq!(rare.repaired(&sure, &classes, 1.0), 0.0);
         assert!(rare.complaint(0.0).is_some());
         let three_others = [1, 2, 3, 3, 0, 1, 2, 3, 0, 1];
-        assert_eq!(rare.repaired(&before, &three_others, 1.0), 0.3);
-        assert_eq!(rare.repaired(&before, &three_others, 0.05), 0.05, "what was right cannot be repaired");
+        assert_eq!(rare.repaired(&sure, &three_others, 1.0), 0.3);
+        assert_eq!(rare.repaired(&sure, &three_others, 0.05), 0.05, "what was right cannot be repaired");
         assert_eq!(rare.complaint(0.3), None);
         let two_of_them_rare = [1, 2, 3, 4, 4, 1, 2, 3, 0, 1];
-        assert_eq!(rare.repaired(&before, &two_of_them_rare, 1.0), 0.1);
+        assert_eq!(rare.repaired(&sure, &two_of_them_rare, 1.0), 0.1);
+        assert_eq!(rare.repaired(&before(0.5), &two_of_them_rare, 1.0), 0.3, "half of the two were wrong before");
         let text = rare.complaint(0.1).unwrap();
         assert!(text.contains(": 20.0 % of all classes may") && text.contains("repaired at most 10.0 % of"), "{text}");
         assert!(rare.complaint(f64::NAN).is_some());

@@ -254,13 +254,16 @@ fn verdict(stages: &Stages, (before, adapted, after): (&Answers, &Adapted, &Answ
     };
     let mut reasons = Vec::new();
     if let Some(rare) = stages.rare_classes() {
-        let answers = &adapted.answers;
         // Answers are about as often right as they are steady.
-        let wrong = stages.survey().map_or(0.0, |survey| 1.0 - survey.source_stability);
+        let right = stages.survey().map_or(1.0, |survey| survey.source_stability);
+        let former = before.logits_of(&adapted.answers.indices)?;
+        let confidences = loss::calibrated_confidences(&former, right)?;
+        let former: Vec<(u32, f64)> = former.argmax(1)?.to_vec1()?.into_iter().zip(confidences).collect();
         let repaired = match context.config.gate.replaces_adapted {
             true => 0.0,
-            false => rare.repaired(&before.classes_of(&answers.indices)?, &answers.classes()?, wrong),
+            false => rare.repaired(&former, &adapted.answers.classes()?, 1.0 - right),
         };
+        log::info!("classes hardly come at_stake={:.3} repaired={repaired:.3}", rare.at_stake());
         reasons.extend(rare.complaint(repaired));
     }
     let trained = stages.candidate_figures().iter().find(|c| c.by == AdaptedBy::Training);

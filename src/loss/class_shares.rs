@@ -1,7 +1,8 @@
 //! How many images of each class there are, without labels.
 
-use candle_core::{DType, Tensor};
+use candle_core::Tensor;
 
+use super::calibration::likelihoods;
 use super::rows::matrix_dims;
 use crate::error::Result;
 
@@ -9,10 +10,6 @@ use crate::error::Result;
 const MOST_ROUNDS: usize = 200;
 /// No share changes by more than this in the last round.
 const SETTLED: f64 = 1e-6;
-/// Sharpest and softest that answers are made.
-const TEMPERATURES: [f64; 2] = [0.05, 20.0];
-/// Halvings of the interval between them, on a logarithmic scale.
-const HALVINGS: usize = 16;
 
 /// The shares of the classes, which sum to 1, under which a classifier's answers are most likely.
 ///
@@ -34,10 +31,7 @@ const HALVINGS: usize = 16;
 /// calibrate with labels of the source.
 pub fn class_shares(logits: &Tensor, accuracy: f64) -> Result<Vec<f64>> {
     let (images, classes) = matrix_dims("class-share logits", logits)?;
-    let logits = logits.detach().to_dtype(DType::F32)?;
-    let mut rows: Vec<f32> = logits.broadcast_sub(&logits.max_keepdim(1)?)?.flatten_all()?.to_vec1()?;
-    let temperature = temperature(&rows, classes, accuracy) as f32;
-    rows.iter_mut().for_each(|logit| *logit = (*logit / temperature).exp());
+    let rows = likelihoods(logits, accuracy)?;
     let mut shares = vec![1.0 / classes as f64; classes];
     for _ in 0..MOST_ROUNDS {
         let mut sums = vec![0.0; classes];
@@ -55,25 +49,6 @@ pub fn class_shares(logits: &Tensor, accuracy: f64) -> Result<Vec<f64>> {
         }
     }
     Ok(shares)
-}
-
-/// That at which the mean of the largest probabilities is `accuracy`; `rows` are logits with their maximum at 0.
-fn temperature(rows: &[f32], classes: usize, accuracy: f64) -> f64 {
-    let images = rows.len() / classes;
-    let confidence = |temperature: f64| {
-        let largest = |row: &[f32]| 1.0 / row.iter().map(|logit| (f64::from(*logit) / temperature).exp()).sum::<f64>();
-        rows.chunks_exact(classes).map(largest).sum::<f64>() / images as f64
-    };
-    let [mut sharp, mut soft] = TEMPERATURES;
-    for _ in 0..HALVINGS {
-        let middle = (sharp * soft).sqrt();
-        if confidence(middle) > accuracy {
-            sharp = middle;
-        } else {
-            soft = middle;
-        }
-    }
-    (sharp * soft).sqrt()
 }
 
 #[cfg(test)]

@@ -7,6 +7,7 @@
 //! Losses return a tensor of rank 0 unless said otherwise and turn NaN logits into a NaN loss: the training
 //! loop decides what to do about it. Logits are raw, `[N, C]`, one row per image.
 
+mod calibration;
 mod class_shares;
 mod cross_entropy;
 mod discrepancy;
@@ -19,6 +20,7 @@ mod signals;
 #[cfg(test)]
 pub(crate) mod testing;
 
+pub use calibration::calibrated_confidences;
 pub use class_shares::class_shares;
 pub use cross_entropy::cross_entropy;
 pub use discrepancy::discrepancy;
