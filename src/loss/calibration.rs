@@ -18,6 +18,9 @@ const HALVINGS: usize = 16;
 ///
 /// # Errors
 /// [`crate::Error::Shape`] if `logits` are no matrix or empty.
+///
+/// # Source
+/// Temperature scaling: Guo, Pleiss, Sun, Weinberger 2017, arXiv:1706.04599. They fit the temperature to labels.
 pub fn calibrated_confidences(logits: &Tensor, accuracy: f64) -> Result<Vec<f64>> {
     let (_, classes) = matrix_dims("confidence logits", logits)?;
     let rows = likelihoods(logits, accuracy)?;
