@@ -37,9 +37,15 @@ pub(crate) fn values(tensor: &Tensor) -> Vec<f32> {
 /// Fails unless the largest difference is at most `tolerance` of the largest expected value.
 #[track_caller]
 pub(crate) fn assert_close(what: &str, got: &Tensor, want: &Tensor, tolerance: f32) {
+    assert_close_beside(what, got, want, tolerance, 1e-6);
+}
+
+/// The same, or of `terms` if that is larger: the size of what was summed, where sums may cancel out.
+#[track_caller]
+pub(crate) fn assert_close_beside(what: &str, got: &Tensor, want: &Tensor, tolerance: f32, terms: f32) {
     assert_eq!(got.dims(), want.dims(), "{what}");
     let (got, want) = (values(got), values(want));
-    let scale = want.iter().fold(1e-6, |m: f32, v| m.max(v.abs()));
+    let scale = want.iter().fold(terms, |m: f32, v| m.max(v.abs()));
     for (i, (g, w)) in got.iter().zip(&want).enumerate() {
         // A NaN on either side fails.
         assert!((g - w).abs() <= tolerance * scale, "{what}: index {i}: expected {w}, got {g} (largest {scale})");

@@ -9,7 +9,7 @@ use super::*;
 use crate::arch::{self, ArchOptions};
 use crate::graph::testing::{random_graph, random_keep};
 use crate::graph::{NodeId, Scope};
-use crate::model::testing::{assert_close, random_images, random_params, values};
+use crate::model::testing::{assert_close, assert_close_beside, random_images, random_params, values};
 use crate::nn::Backend;
 use crate::rng::Rng;
 
@@ -126,7 +126,8 @@ proptest! {
                 run_on(backend, (&case.graph, &case.params), mode, case.masks(|_| 0.7), &case.images)
             });
             for (got, want) in tensor_ops.iter().zip(&kernels) {
-                assert_close(&format!("{mode:?}"), got, want, LOGIT_TOLERANCE);
+                // Logits of 1e-4 come of terms near 1, which each backend adds up in its own order.
+                assert_close_beside(&format!("{mode:?}"), got, want, LOGIT_TOLERANCE, 0.01);
             }
         }
     }
