@@ -91,7 +91,7 @@ impl Signals {
         let entropy = f64::from(loss::entropy(logits)?.mean_all()?.to_scalar::<f32>()?);
         let diversity = f64::from(loss::diversity(logits)?.to_scalar::<f32>()?);
         // Rounding must not make it negative where all answers are the same; what is no number stays none.
-        let positive = |value: f64| if value < 0.0 { 0.0 } else { value };
+        let positive = |value: f64| if value <= 0.0 { 0.0 } else { value };
         let information = positive(diversity - entropy);
         Ok(Self { entropy, diversity: positive(diversity), information, stability: *stability })
     }
@@ -154,7 +154,8 @@ pub fn judge(config: &GateConfig, expect: Expect, candidate: &Testimony, referen
     let mut demand = |what: &str, got: f64, least: f64| {
         // A NaN on either side refuses too.
         if got.is_nan() || least.is_nan() || got < least {
-            reasons.push(format!("{what} is {got:.3}, expected at least {least:.3}"));
+            let (got, least) = told_apart(got, least);
+            reasons.push(format!("{what} is {got}, expected at least {least}"));
         }
     };
     match expect {
@@ -203,6 +204,12 @@ pub fn judge(config: &GateConfig, expect: Expect, candidate: &Testimony, referen
 /// information divides the few classes of a one-sided sample until there are enough.
 fn classes_gained(candidate: &Signals, reference: &Signals) -> f64 {
     (candidate.diversity - reference.diversity).exp().max(1.0)
+}
+
+/// Both with three decimals, or as many as it takes to see that they differ.
+fn told_apart(a: f64, b: f64) -> (String, String) {
+    let rounded = |digits: usize| (format!("{a:.digits$}"), format!("{b:.digits$}"));
+    (3..9).map(rounded).find(|(a, b)| a != b).unwrap_or_else(|| rounded(9))
 }
 
 /// Of a share of so many images.
@@ -263,6 +270,14 @@ mod tests {
             let verdict = judge(&few(), Expect::BetterAnswers, &same, &same).unwrap();
             assert!(verdict.accepted, "{}", verdict.reason);
         }
+    }
+
+    #[test]
+    fn what_is_refused_by_little_is_told_apart() {
+        assert_eq!(told_apart(0.5, 0.75), ("0.500".into(), "0.750".into()));
+        assert_eq!(told_apart(0.0, 0.00012), ("0.0000".into(), "0.0001".into()));
+        assert_eq!(told_apart(f64::NAN, 0.75), ("NaN".into(), "0.750".into()));
+        assert_eq!(told_apart(0.0, 1e-12).0, "0.000000000");
     }
 
     #[test]

@@ -25,10 +25,11 @@ pub(super) struct RareClasses<'a> {
 
 impl<'a> RareClasses<'a> {
     /// Those of `shares`, relative to an even share of so many `images`, that have less than `least`; none if none has. One
-    /// standard error below is no reason: a few images have few of each class.
+    /// standard error below is no reason, for a few images have few of each class; but they do not have few classes.
     pub fn of(shares: &[f64], names: &'a [String], images: usize, least: f64) -> Option<Self> {
         let even = images as f64 / shares.len() as f64;
-        let least = least - (least / even).sqrt();
+        let by_chance = classes_among(shares) >= least * classes_expected(shares.len(), images);
+        let least = if by_chance { least - (least / even).sqrt() } else { least };
         // A share that is no number is rare.
         let mut rare: Vec<(usize, f64)> =
             shares.iter().copied().enumerate().filter(|(_, share)| share.is_nan() || *share < least).collect();
@@ -65,6 +66,19 @@ impl<'a> RareClasses<'a> {
             )
         })
     }
+}
+
+/// How many classes come, by `shares` relative to an even one: e to their entropy. Where a share is no number, all.
+fn classes_among(shares: &[f64]) -> f64 {
+    let all = shares.len() as f64;
+    let entropy: f64 = shares.iter().map(|share| share / all).filter(|&p| p != 0.0).map(|p| -p * p.ln()).sum();
+    if entropy.is_nan() { all } else { entropy.exp() }
+}
+
+/// How many of `all` classes that come equally so many images have, on average.
+fn classes_expected(all: usize, images: usize) -> f64 {
+    let all = all as f64;
+    all * (1.0 - (1.0 - 1.0 / all).powf(images as f64))
 }
 
 impl fmt::Display for RareClasses<'_> {
@@ -116,6 +130,20 @@ mod tests {
             "{text}"
         );
         assert!(said(&[0.0; 9], 10_000, 0.25).unwrap().starts_with("classes \"bike\", \"mug\", \"pen\" and 6 more"));
+    }
+
+    #[test]
+    fn few_images_have_more_than_one_class() {
+        let one_of_ten: Vec<f64> = (0..10).map(|class| if class == 3 { 10.0 } else { 0.0 }).collect();
+        let names = names();
+        let said = |shares: &[f64], images, least| RareClasses::of(shares, &names, images, least);
+        assert_eq!(said(&one_of_ten, 8, 0.25).unwrap().at_stake(), 0.9);
+        assert_eq!(said(&one_of_ten, 2, 0.25), None, "two images may be of one class by chance");
+        assert_eq!(said(&one_of_ten, 8, 0.0), None, "nothing was asked");
+        // Of ten classes 8 images have 5.7 on average, and a quarter of that is asked.
+        let two_of_ten: Vec<f64> = (0..10).map(|class| if class < 2 { 5.0 } else { 0.0 }).collect();
+        assert_eq!(said(&two_of_ten, 8, 0.25), None);
+        assert_eq!(said(&two_of_ten, 40, 0.25).unwrap().at_stake(), 0.8);
     }
 
     #[test]
