@@ -23,13 +23,26 @@ pub struct Safety {
     pub checkpoint: Option<PathBuf>,
     /// Time between two checkpoints.
     pub every: Duration,
-    /// Set from outside to stop after the step in progress.
+    /// Set from outside to stop after the step or batch in progress.
     pub stop: Arc<AtomicBool>,
 }
 
 impl Default for Safety {
     fn default() -> Self {
         Self { checkpoint: None, every: Duration::from_secs(120), stop: Arc::default() }
+    }
+}
+
+impl Safety {
+    /// Fails once the run shall stop: `at` says where that is, outside the phases' steps.
+    ///
+    /// # Errors
+    /// [`Error::Interrupted`]; the last checkpoint holds all that can be gone on from.
+    pub(super) fn go_on(&self, at: &str) -> Result<()> {
+        match self.stop.load(Ordering::Relaxed) {
+            true => Err(Error::Interrupted(format!("stopped {at}; go on with --resume"))),
+            false => Ok(()),
+        }
     }
 }
 

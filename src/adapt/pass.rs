@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 
 use candle_core::{Device, Tensor};
 
+use super::drive::Safety;
 use super::target::{ImageSet, pass_config};
 use crate::data::{LoaderConfig, OrderedPass, Preprocess, Transform};
 use crate::graph::{Graph, NodeId};
@@ -83,13 +84,15 @@ pub struct PassConfig<'a> {
     pub memory: ActivationMemory,
     /// Where to compute.
     pub device: &'a Device,
+    /// Who may stop it between two batches.
+    pub safety: &'a Safety,
 }
 
 /// Runs `network` over `indices` of `images`. In [`Mode::Train`] the caller's order decides which images share batch
 /// statistics: shuffle it.
 ///
 /// # Errors
-/// As the loader and the forward pass.
+/// As the loader and the forward pass; [`Error::Interrupted`] after a requested stop.
 pub fn answer(
     network: Network,
     images: &ImageSet,
@@ -114,6 +117,7 @@ pub(super) fn answer_views(
 ) -> Result<Answers> {
     let (mut seen, mut logits, mut features) = (Vec::new(), Vec::new(), Vec::new());
     for batch in OrderedPass::new(images.subset(indices.to_vec())?, transform, pass_config(config.batch_size))? {
+        config.safety.go_on("while images were answered")?;
         let batch = batch?;
         let forward = Forward::new(network.graph, network.params, mode).sparing(config.memory);
         let output = forward.run(&batch.to_tensor(config.device)?)?;
@@ -175,6 +179,7 @@ pub fn estimate_statistics(
     let mut batches = 0.0;
     let transform = Transform::Eval(config.preprocess.clone());
     for batch in OrderedPass::new(images.subset(order)?, transform, pass_config(config.batch_size))? {
+        config.safety.go_on("while statistics were estimated")?;
         let forward = Forward::new(network.graph, network.params, Mode::Train).sparing(config.memory);
         for (node, batch) in forward.run(&batch?.to_tensor(config.device)?)?.statistics {
             let sum = match sums.remove(&node) {
@@ -188,4 +193,40 @@ pub fn estimate_statistics(
     sums.into_iter()
         .map(|(node, (mean, var))| Ok((node, BatchStatistics { mean: (mean / batches)?, var: (var / batches)? })))
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::Ordering;
+
+    use super::*;
+    use crate::arch::{ArchOptions, build};
+    use crate::data::{Source, SourceConfig};
+    use crate::model::ModelInfo;
+    use crate::model::testing::random_params;
+    use crate::weights::ModelDescription;
+
+    #[test]
+    fn a_pass_can_be_stopped() {
+        let folder = tempfile::tempdir().unwrap();
+        for index in 0..8 {
+            image::GrayImage::new(28, 28).save(folder.path().join(format!("{index}.png"))).unwrap();
+        }
+        let graph = build("lenet_bn", &ArchOptions { num_classes: 4, input: [1, 28, 28] }).unwrap();
+        let params = random_params(&graph, &mut Rng::new(1));
+        let info = ModelInfo::resolve("a test".as_ref(), &ModelDescription::default(), &graph).unwrap();
+        let source = Source::open(folder.path(), &SourceConfig::default()).unwrap();
+        let images = ImageSet::open(source, &info, 0).unwrap();
+        let (safety, memory) = (Safety::default(), ActivationMemory::default());
+        let (preprocess, device) = (&info.preprocess, &Device::Cpu);
+        let config = PassConfig { preprocess, batch_size: 4, memory, device, safety: &safety };
+        let network = Network { graph: &graph, params: &params };
+        let answered = || answer(network, &images, images.good(), Mode::Eval, &config).map(|answers| answers.indices);
+        let estimated = || estimate_statistics(network, &images, images.good(), 0, &config);
+        assert_eq!((answered().unwrap(), estimated().is_ok()), ((0..8).collect(), true));
+        safety.stop.store(true, Ordering::Relaxed);
+        for stopped in [answered().err(), estimated().err()] {
+            assert!(matches!(&stopped, Some(Error::Interrupted(said)) if said.contains("--resume")), "{stopped:?}");
+        }
+    }
 }

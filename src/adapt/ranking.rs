@@ -78,6 +78,7 @@ fn mask_gradients(
     let layout = ChannelMask::new(groups, device)?;
     let transform = Transform::Eval(context.teacher.info.preprocess.clone());
     for batch in OrderedPass::new(context.images.subset(order)?, transform, pass_config(config.batch_size))? {
+        context.safety.go_on("while channels were ranked")?;
         let batch = batch?;
         let mask = Var::ones(groups.len(), DType::F32, device)?;
         let forward = Forward::new(&context.teacher.graph, params, Mode::Eval).sparing(memory);

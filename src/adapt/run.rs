@@ -71,14 +71,15 @@ pub(super) struct Context<'a> {
     /// How activations are kept.
     pub memory: ActivationMemory,
     pub device: &'a Device,
+    pub safety: &'a Safety,
     pub groups: &'a ChannelGroups,
     pub latency_table: Option<&'a Path>,
 }
 
 impl<'a> Context<'a> {
     pub fn pass(&self) -> PassConfig<'a> {
-        let preprocess = &self.teacher.info.preprocess;
-        PassConfig { preprocess, batch_size: self.config.batch_size, memory: self.memory, device: self.device }
+        let Self { teacher, config, memory, device, safety, .. } = *self;
+        PassConfig { preprocess: &teacher.info.preprocess, batch_size: config.batch_size, memory, device, safety }
     }
 
     pub fn setting(&self) -> Setting<'a> {
@@ -144,6 +145,7 @@ pub fn run(mut job: Job, observer: &mut dyn Observer) -> Result<Outcome> {
         config: job.config,
         memory: plan.memory,
         device: job.device,
+        safety: job.safety,
         groups: &groups,
         latency_table: job.latency_table,
     };

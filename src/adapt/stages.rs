@@ -79,9 +79,7 @@ impl<'a> Stages<'a> {
     /// # Errors
     /// [`Error::Interrupted`] after a requested stop; the last checkpoint holds all that can be gone on from.
     pub fn note(&mut self, text: &str) -> Result<()> {
-        if self.driver.safety.stop.load(Ordering::Relaxed) {
-            return Err(Error::Interrupted(format!("stopped before: {text}; go on with --resume")));
-        }
+        self.driver.safety.go_on(&format!("before: {text}"))?;
         self.driver.observer.note(text);
         Ok(())
     }

@@ -1,9 +1,12 @@
 //! `secateur bench accuracy`: methods side by side on labelled tasks.
 
 use std::fs::{self, OpenOptions};
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::Duration;
 
 use candle_core::Device;
 use clap::Args;
@@ -166,7 +169,7 @@ impl AccuracyArgs {
         read(&stage.report)
     }
 
-    /// This program with `arguments`; what it says goes to `log`.
+    /// This program with `arguments`; what it says goes to `log`. Asked to stop, it saves its state.
     fn child(&self, arguments: &[String], log: &Path, stop: &AtomicBool) -> Result<()> {
         let interrupted =
             || Error::Interrupted(format!("stopped; repeat the command to go on, --out {}", self.out.display()));
@@ -176,12 +179,22 @@ impl AccuracyArgs {
         let file = OpenOptions::new().create(true).append(true).open(log).map_err(|e| Error::io("open", log, e))?;
         let output = file.try_clone().map_err(|e| Error::io("open", log, e))?;
         let program = std::env::current_exe().map_err(|e| Error::io("find this program", Path::new("secateur"), e))?;
-        let status = (Command::new(&program).args(arguments))
-            .stdin(Stdio::null())
-            .stdout(output)
-            .stderr(file)
-            .status()
-            .map_err(|e| Error::io("start", &program, e))?;
+        let failed = |e| Error::io("start", &program, e);
+        // In a group of its own, so that a Ctrl-C does not reach it twice.
+        let mut command = Command::new(&program);
+        command.args(arguments).stdin(Stdio::null()).stdout(output).stderr(file).process_group(0);
+        let mut child = command.spawn().map_err(failed)?;
+        let mut asked = false;
+        let status = loop {
+            if let Some(status) = child.try_wait().map_err(failed)? {
+                break status;
+            }
+            if stop.load(Ordering::Relaxed) && !asked {
+                asked = true;
+                terminate(&child);
+            }
+            thread::sleep(Duration::from_millis(20));
+        };
         match status.code() {
             Some(0 | 1) => Ok(()),
             Some(130) => Err(interrupted()),
@@ -190,6 +203,13 @@ impl AccuracyArgs {
             }
         }
     }
+}
+
+/// Asks a child that was not waited for yet to end.
+fn terminate(child: &Child) {
+    let Ok(id) = i32::try_from(child.id()) else { return };
+    // SAFETY: no memory is involved, and the number is its own until it is waited for.
+    unsafe { libc::kill(id, libc::SIGTERM) };
 }
 
 /// Where the student of an ended run lies, whatever the gate said.

@@ -1,9 +1,12 @@
 //! Methods side by side.
 
 use std::fs;
+use std::thread;
+use std::time::Duration;
 
 use serde_json::Value;
 
+use super::program;
 use super::workplace::{PER_CLASS, Workplace};
 
 const SUITE: &str = "bench accuracy --suite office31 --data data --teachers teachers --out results --seeds 1 \
@@ -74,6 +77,24 @@ fn a_suite_without_teachers_or_with_a_failing_run_says_what_is_wrong() {
     place.run(&format!("{elsewhere} {MORE}")).fails_naming(&["no task", "data", "teachers"]);
     place.run(&format!("{SUITE} --task dslr {MORE}")).fails_naming(&["--task dslr", "office31"]);
     place.run(&format!("{SUITE} -- --batch-size 0")).fails_naming(&["student.log", "adapt"]);
+}
+
+#[test]
+fn a_signal_to_it_alone_stops_the_run_in_progress_too() {
+    let place = place();
+    // Hours, if nobody tells the run.
+    let arguments = format!("{} {MORE}", SUITE.replace("--adapt-steps 4", "--adapt-steps 1000000"));
+    let child = program::command(&place.path(""), &arguments).spawn().unwrap();
+    let log = place.path("results/tiny-amazon-to-webcam/adapted-seed0/student.log");
+    while !fs::read_to_string(&log).is_ok_and(|text| text.contains("phase")) {
+        thread::sleep(Duration::from_millis(20));
+    }
+    // SAFETY: no memory is involved, and the child was not waited for.
+    assert_eq!(unsafe { libc::kill(i32::try_from(child.id()).unwrap(), libc::SIGTERM) }, 0);
+    let finished = program::wait(child, &arguments).ends_with(&[130]);
+    assert!(finished.stderr.contains("repeat the command to go on"), "{}", finished.stderr);
+    let said = fs::read_to_string(&log).unwrap();
+    assert!(said.contains("stopping after the work in progress"), "{said}");
 }
 
 #[test]
