@@ -44,7 +44,7 @@ impl Default for GateConfig {
             min_diversity: 0.8,
             min_stability: 0.9,
             min_kinship: 0.7,
-            min_images: 1,
+            min_images: 4,
             min_class_share: 0.25,
             replaces_adapted: false,
         }
@@ -185,7 +185,9 @@ pub fn judge(config: &GateConfig, expect: Expect, candidate: &Testimony, referen
         demand("stability under changes of the image", new, least);
     }
     if images < config.min_images {
-        reasons.push(format!("too few images to tell, expected at least {}", config.min_images));
+        let least = config.min_images;
+        reasons
+            .push(format!("too few held-out images to tell, expected at least {least}: bring more (or see --holdout)"));
     }
     let accepted = reasons.is_empty();
     let reason = if accepted {
@@ -196,7 +198,7 @@ pub fn judge(config: &GateConfig, expect: Expect, candidate: &Testimony, referen
     } else {
         reasons.join("; ")
     };
-    let reason = format!("{reason} (on {images} images)");
+    let reason = format!("{reason} (on {images} {})", if images == 1 { "image" } else { "images" });
     Ok(Verdict { accepted, reason, agreement, kinship, candidate: new, reference: old, images })
 }
 
@@ -384,6 +386,6 @@ mod tests {
     #[test]
     fn a_handful_of_images_tells_nothing() {
         let verdict = judge(&GateConfig { min_images: 5, ..few() }, Expect::SameAnswers, &sure(), &sure()).unwrap();
-        assert!(!verdict.accepted && verdict.reason.contains("too few images"), "{}", verdict.reason);
+        assert!(!verdict.accepted && verdict.reason.contains("too few held-out images"), "{}", verdict.reason);
     }
 }

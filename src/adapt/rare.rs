@@ -8,6 +8,10 @@ use std::fmt;
 
 /// Most classes that are named.
 const MOST_NAMED: usize = 3;
+/// A class with this share, relative to an even one, comes.
+const COMES: f64 = 0.25;
+/// So many of the classes that images have on average do not come by chance.
+const FAR_TOO_FEW: f64 = 0.5;
 
 /// Classes that hardly come, the rarest first.
 #[derive(Debug, Clone, PartialEq)]
@@ -28,8 +32,10 @@ impl<'a> RareClasses<'a> {
     /// standard error below is no reason, for a few images have few of each class; but they do not have few classes.
     pub fn of(shares: &[f64], names: &'a [String], images: usize, least: f64) -> Option<Self> {
         let even = images as f64 / shares.len() as f64;
-        let by_chance = classes_among(shares) >= least * classes_expected(shares.len(), images);
-        let least = if by_chance { least - (least / even).sqrt() } else { least };
+        let coming = shares.iter().filter(|&&share| share >= COMES).count() as f64;
+        let far_too_few = coming < FAR_TOO_FEW * classes_expected(shares.len(), images);
+        let by_chance = least - (least / even).sqrt();
+        let least = if far_too_few { by_chance.max(least.min(COMES)) } else { by_chance };
         // A share that is no number is rare.
         let mut rare: Vec<(usize, f64)> =
             shares.iter().copied().enumerate().filter(|(_, share)| share.is_nan() || *share < least).collect();
@@ -60,19 +66,12 @@ impl<'a> RareClasses<'a> {
         (repaired.is_nan() || repaired < self.at_stake()).then(|| {
             format!(
                 "{self}: {:.1} % of all classes may be forgotten or seen in other images, and training repaired at most {:.1} % \
-                 of the images; bring images of these classes (--min-class-share 0 asks for none: then measure with labels)",
+                 of the images; bring images of all classes (--min-class-share 0 asks for none: then measure with labels)",
                 100.0 * self.at_stake(),
                 100.0 * repaired.max(0.0)
             )
         })
     }
-}
-
-/// How many classes come, by `shares` relative to an even one: e to their entropy. Where a share is no number, all.
-fn classes_among(shares: &[f64]) -> f64 {
-    let all = shares.len() as f64;
-    let entropy: f64 = shares.iter().map(|share| share / all).filter(|&p| p != 0.0).map(|p| -p * p.ln()).sum();
-    if entropy.is_nan() { all } else { entropy.exp() }
 }
 
 /// How many of `all` classes that come equally so many images have, on average.
@@ -133,17 +132,20 @@ mod tests {
     }
 
     #[test]
-    fn few_images_have_more_than_one_class() {
-        let one_of_ten: Vec<f64> = (0..10).map(|class| if class == 3 { 10.0 } else { 0.0 }).collect();
+    fn few_images_do_not_have_few_classes() {
         let names = names();
-        let said = |shares: &[f64], images, least| RareClasses::of(shares, &names, images, least);
-        assert_eq!(said(&one_of_ten, 8, 0.25).unwrap().at_stake(), 0.9);
-        assert_eq!(said(&one_of_ten, 2, 0.25), None, "two images may be of one class by chance");
-        assert_eq!(said(&one_of_ten, 8, 0.0), None, "nothing was asked");
-        // Of ten classes 8 images have 5.7 on average, and a quarter of that is asked.
-        let two_of_ten: Vec<f64> = (0..10).map(|class| if class < 2 { 5.0 } else { 0.0 }).collect();
-        assert_eq!(said(&two_of_ten, 8, 0.25), None);
-        assert_eq!(said(&two_of_ten, 40, 0.25).unwrap().at_stake(), 0.8);
+        let of_ten = |classes: usize| (0..10).map(move |c| if c < classes { 10.0 / classes as f64 } else { 0.0 });
+        let at_stake = |classes, images, least| {
+            let shares: Vec<f64> = of_ten(classes).collect();
+            RareClasses::of(&shares, &names, images, least).map(|rare| rare.at_stake())
+        };
+        // 8 images have 5.7 of ten classes on average, 32 have 9.7.
+        assert_eq!(at_stake(1, 8, 0.25), Some(0.9));
+        assert_eq!((at_stake(2, 8, 0.25), at_stake(3, 8, 0.25)), (Some(0.8), None));
+        assert_eq!((at_stake(4, 32, 0.25), at_stake(5, 32, 0.25)), (Some(0.6), None));
+        assert_eq!(at_stake(1, 2, 0.25), None, "two images may be of one class by chance");
+        assert_eq!(at_stake(1, 8, 0.0), None, "nothing was asked");
+        assert_eq!((at_stake(10, 100, 1.0), at_stake(2, 8, 1.0)), (None, Some(0.8)));
     }
 
     #[test]

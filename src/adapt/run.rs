@@ -149,6 +149,10 @@ pub fn run(mut job: Job, observer: &mut dyn Observer) -> Result<Outcome> {
         groups: &groups,
         latency_table: job.latency_table,
     };
+    let (judges, least) = (context.judged_on().len(), job.config.gate.min_images);
+    if judges < least {
+        log::warn!("too few images to judge a student by, it will be refused held_out={judges} expected={least}");
+    }
     let mut stages = Stages::new(job, &context, observer)?;
     // A budget out of reach is refused before hours of work, not after.
     let mut selector = stages.selector()?;
@@ -190,6 +194,7 @@ fn finish(
         }
     };
     let accepted = int8.as_ref().filter(|outcome| outcome.verdict.accepted).map(|outcome| &outcome.calibration);
+    context.safety.go_on("before the student was timed")?;
     // The adapted teacher takes as long as the teacher.
     let networks = [
         (Network { graph: &teacher.graph, params: &adapted.params }, None),
@@ -265,7 +270,7 @@ fn verdict(stages: &Stages, (before, adapted, after): (&Answers, &Adapted, &Answ
             true => 0.0,
             false => rare.repaired(&former, &adapted.answers.classes()?, 1.0 - right),
         };
-        log::info!("classes hardly come at_stake={:.3} repaired={repaired:.3}", rare.at_stake());
+        log::info!("classes hardly come at_stake={:.3} repaired={:.3}", rare.at_stake(), repaired.max(0.0));
         reasons.extend(rare.complaint(repaired));
     }
     let trained = stages.candidate_figures().iter().find(|c| c.by == AdaptedBy::Training);

@@ -55,8 +55,9 @@ impl Survey {
             target_diversity: diversity(target.1)?,
             class_shares: Vec::new(),
         };
-        // Answers are about as often right as they are steady (docs/accuracy.md).
-        let (steadier, stability) = match survey.prefers_source() {
+        // Answers are about as often right as they are steady (docs/accuracy.md), of few classes or many: of images of a
+        // single class those are right that name one.
+        let (steadier, stability) = match survey.source_stability >= survey.target_stability {
             true => (source.1, survey.source_stability),
             false => (target.1, survey.target_stability),
         };
