@@ -114,6 +114,23 @@ pub fn resident_bytes() -> Option<u64> {
     resident_bytes_in("self")
 }
 
+/// Has the system send `signal` to this process when the thread of `parent` that started it ends; for
+/// [`std::os::unix::process::CommandExt::pre_exec`].
+///
+/// # Errors
+/// Those of the system; [`std::io::ErrorKind::Interrupted`] if the parent has ended already.
+pub fn end_with_parent(parent: u32, signal: i32) -> std::io::Result<()> {
+    // SAFETY: numbers only.
+    if unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, signal) } != 0 {
+        return Err(std::io::Error::last_os_error());
+    }
+    // It may have died before the bond was made. SAFETY: nothing is passed.
+    match u32::try_from(unsafe { libc::getppid() }) == Ok(parent) {
+        true => Ok(()),
+        false => Err(std::io::ErrorKind::Interrupted.into()),
+    }
+}
+
 /// Resident memory of another process in bytes; `None` if there is none of this number.
 pub fn resident_bytes_of(process: u32) -> Option<u64> {
     resident_bytes_in(&process.to_string())

@@ -31,6 +31,8 @@ pub struct Stage {
     pub arguments: Vec<String>,
     /// What it starts from.
     pub teacher: Start,
+    /// Whether another stage asks which classes come: a whole run asks once, of the teacher that it adapts.
+    pub classes_asked: bool,
 }
 
 /// Where a stage starts.
@@ -60,6 +62,7 @@ impl Trial {
             report: folder.join(format!("{name}.json")),
             arguments: [&seed[..], &arguments].concat(),
             teacher,
+            classes_asked: false,
         };
         let budget = ["--no-adapt".to_string(), "--budget".to_string(), format!("channels={}", self.removed)];
         let arguments = self.method.arguments(steps);
@@ -68,7 +71,7 @@ impl Trial {
         }
         let pruning = [&budget[..], &arguments].concat();
         if self.method == Method::PruneThenAdapt {
-            let pruned = stage("pruned", Start::Source, pruning);
+            let pruned = Stage { classes_asked: true, ..stage("pruned", Start::Source, pruning) };
             let arguments = Method::Adapted.arguments(steps.in_adapting());
             let adapting = stage("student", Start::Student(pruned.student.clone()), arguments);
             return vec![pruned, adapting];
@@ -76,7 +79,7 @@ impl Trial {
         let adapted = Self { method: Method::Adapted, removed: 0.0, ..self.clone() };
         let mut stages = adapted.stages(results, steps);
         let start = Start::Student(stages[0].student.clone());
-        stages.push(stage("student", start, pruning));
+        stages.push(Stage { classes_asked: true, ..stage("student", start, pruning) });
         stages
     }
 }
@@ -118,6 +121,7 @@ mod tests {
         for method in Method::ALL.into_iter().filter(|m| m.prunes() && *m != Method::PruneThenAdapt) {
             let stages = trial(method).stages(results, STEPS);
             assert_eq!(stages[0], adapted[0], "{method}");
+            assert_eq!(stages.iter().map(|stage| stage.classes_asked).collect::<Vec<_>>(), [false, true], "{method}");
             assert_eq!(stages[1].teacher, Start::Student(adapted[0].student.clone()), "{method}");
             assert!(stages[1].arguments.join(" ").starts_with("--seed 2 --no-adapt --budget channels=0.6"), "{method}");
         }

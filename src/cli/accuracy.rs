@@ -17,6 +17,7 @@ use crate::accuracy::{
     Case, Method, Outcome, Results, Stage, Start, Steps, Suite, Task, Trial, markdown, page, trials,
 };
 use crate::adapt::{AdaptConfig, Report};
+use crate::board::end_with_parent;
 use crate::data::{Source, SourceConfig};
 use crate::model::Teacher;
 use crate::weights::{ModelDescription, write_bytes_atomic};
@@ -40,7 +41,8 @@ pub(super) struct AccuracyArgs {
     /// Only tasks with this in their name; repeatable
     #[arg(long, value_name = "PART")]
     task: Vec<String>,
-    /// Methods to compare [default: all]
+    /// Methods to compare: source, statistics, adapted, prune-then-adapt, magnitude, taylor, tcp, admp-no-adversary,
+    /// admp-random, admp-no-admm, admp [default: all]
     #[arg(long, value_name = "NAME,…", value_delimiter = ',')]
     methods: Vec<Method>,
     /// Fractions of the channels that pruning methods remove
@@ -85,9 +87,11 @@ impl AccuracyArgs {
         let chosen =
             |task: &Task| self.task.is_empty() || self.task.iter().any(|part| task.name.contains(part.as_str()));
         let mut tasks = self.suite.tasks(&self.data, &self.teachers)?;
+        let names: Vec<String> = tasks.iter().map(|task| task.name.clone()).collect();
         tasks.retain(chosen);
         if tasks.is_empty() {
-            return Err(Error::Usage(format!("--task {}: no task of {} is named so", self.task.join(" "), self.suite)));
+            let (asked, all) = (self.task.join(" "), names.join(", "));
+            return Err(Error::Usage(format!("--task {asked}: expected a part of a name of {}: {all}", self.suite)));
         }
         if self.worst {
             return self.run_worst(&tasks, &stop);
@@ -153,6 +157,9 @@ impl AccuracyArgs {
             arguments.extend([flag.to_string(), path.display().to_string()]);
         }
         arguments.extend(stage.arguments.iter().chain(&self.arguments).cloned());
+        if stage.classes_asked && !self.arguments.iter().any(|argument| argument.starts_with("--min-class-share")) {
+            arguments.extend(["--min-class-share", "0"].map(String::from));
+        }
         let (record, command) = (stage.report.with_extension("arguments"), arguments.join("\n"));
         let same = fs::read_to_string(&record).is_ok_and(|earlier| earlier == command);
         if same && stage.report.exists() {
@@ -180,9 +187,13 @@ impl AccuracyArgs {
         let output = file.try_clone().map_err(|e| Error::io("open", log, e))?;
         let program = std::env::current_exe().map_err(|e| Error::io("find this program", Path::new("secateur"), e))?;
         let failed = |e| Error::io("start", &program, e);
-        // In a group of its own, so that a Ctrl-C does not reach it twice.
         let mut command = Command::new(&program);
-        command.args(arguments).stdin(Stdio::null()).stdout(output).stderr(file).process_group(0);
+        command.args(arguments).stdin(Stdio::null()).stdout(output).stderr(file);
+        // In a group of its own, so that a Ctrl-C does not reach it twice, but never left alone.
+        let parent = std::process::id();
+        command.process_group(0);
+        // SAFETY: between fork and exec only system calls, on values made before.
+        unsafe { command.pre_exec(move || end_with_parent(parent, libc::SIGTERM)) };
         let mut child = command.spawn().map_err(failed)?;
         let mut asked = false;
         let status = loop {

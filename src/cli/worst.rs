@@ -115,6 +115,7 @@ fn stage(folder: &Path, steps: Steps, round: usize, seed: u64) -> Stage {
         report: folder.join(format!("student-{round}.json")),
         arguments,
         teacher: Start::Source,
+        classes_asked: false,
     }
 }
 

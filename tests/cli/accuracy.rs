@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
@@ -79,22 +79,38 @@ fn a_suite_without_teachers_or_with_a_failing_run_says_what_is_wrong() {
     place.run(&format!("{SUITE} -- --batch-size 0")).fails_naming(&["student.log", "adapt"]);
 }
 
-#[test]
-fn a_signal_to_it_alone_stops_the_run_in_progress_too() {
+/// Sends `signal` to the program alone once its run is in the middle of work for hours; the run has to stop as well.
+#[track_caller]
+fn stops_with_its_run(signal: i32) -> program::Finished {
     let place = place();
-    // Hours, if nobody tells the run.
     let arguments = format!("{} {MORE}", SUITE.replace("--adapt-steps 4", "--adapt-steps 1000000"));
     let child = program::command(&place.path(""), &arguments).spawn().unwrap();
     let log = place.path("results/tiny-amazon-to-webcam/adapted-seed0/student.log");
-    while !fs::read_to_string(&log).is_ok_and(|text| text.contains("phase")) {
-        thread::sleep(Duration::from_millis(20));
-    }
+    let wait_for = |text: &str| {
+        let begun = Instant::now();
+        while !fs::read_to_string(&log).is_ok_and(|said| said.contains(text)) {
+            assert!(begun.elapsed() < Duration::from_secs(300), "{text:?} does not come");
+            thread::sleep(Duration::from_millis(20));
+        }
+    };
+    wait_for("phase started");
     // SAFETY: no memory is involved, and the child was not waited for.
-    assert_eq!(unsafe { libc::kill(i32::try_from(child.id()).unwrap(), libc::SIGTERM) }, 0);
-    let finished = program::wait(child, &arguments).ends_with(&[130]);
+    assert_eq!(unsafe { libc::kill(i32::try_from(child.id()).unwrap(), signal) }, 0);
+    let finished = program::wait(child, &arguments);
+    wait_for("stopping after the work in progress");
+    wait_for("ERROR] stopped in phase");
+    finished
+}
+
+#[test]
+fn a_signal_to_it_alone_stops_the_run_in_progress_too() {
+    let finished = stops_with_its_run(libc::SIGTERM).ends_with(&[130]);
     assert!(finished.stderr.contains("repeat the command to go on"), "{}", finished.stderr);
-    let said = fs::read_to_string(&log).unwrap();
-    assert!(said.contains("stopping after the work in progress"), "{said}");
+}
+
+#[test]
+fn killed_it_leaves_no_run_behind() {
+    stops_with_its_run(libc::SIGKILL).ended_by_a_signal();
 }
 
 #[test]

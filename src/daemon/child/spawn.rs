@@ -6,6 +6,7 @@ use std::io;
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, Stdio};
 
+use crate::board::end_with_parent;
 use crate::daemon::config::Scheduling;
 
 /// This very program, even if its file has been replaced since it was started.
@@ -34,15 +35,9 @@ pub(super) fn spawn(arguments: &[impl AsRef<OsStr>], log: File, scheduling: Sche
 
 /// In the new process. What a system does not know is left as it is, but for the bond with the parent.
 fn prepare(parent: u32, scheduling: Scheduling) -> io::Result<()> {
+    end_with_parent(parent, libc::SIGKILL)?;
     // SAFETY: numbers, and pointers to values that live through the calls.
     unsafe {
-        if libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) != 0 {
-            return Err(io::Error::last_os_error());
-        }
-        // It may have died before the bond was made.
-        if u32::try_from(libc::getppid()) != Ok(parent) {
-            return Err(io::ErrorKind::Interrupted.into());
-        }
         let policy = match scheduling {
             Scheduling::Idle => Some(libc::SCHED_IDLE),
             Scheduling::Batch => Some(libc::SCHED_BATCH),
