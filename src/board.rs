@@ -114,14 +114,14 @@ pub fn resident_bytes() -> Option<u64> {
     resident_bytes_in("self")
 }
 
-/// Has the system send `signal` to this process when the thread of `parent` that started it ends; for
+/// Has the system kill this process when the thread of `parent` that started it ends; for
 /// [`std::os::unix::process::CommandExt::pre_exec`].
 ///
 /// # Errors
 /// Those of the system; [`std::io::ErrorKind::Interrupted`] if the parent has ended already.
-pub fn end_with_parent(parent: u32, signal: i32) -> std::io::Result<()> {
+pub fn end_with_parent(parent: u32) -> std::io::Result<()> {
     // SAFETY: numbers only.
-    if unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, signal) } != 0 {
+    if unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) } != 0 {
         return Err(std::io::Error::last_os_error());
     }
     // It may have died before the bond was made. SAFETY: nothing is passed.

@@ -193,7 +193,7 @@ impl AccuracyArgs {
         let parent = std::process::id();
         command.process_group(0);
         // SAFETY: between fork and exec only system calls, on values made before.
-        unsafe { command.pre_exec(move || end_with_parent(parent, libc::SIGTERM)) };
+        unsafe { command.pre_exec(move || end_with_parent(parent)) };
         let mut child = command.spawn().map_err(failed)?;
         let mut asked = false;
         let status = loop {

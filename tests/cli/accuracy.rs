@@ -1,6 +1,7 @@
 //! Methods side by side.
 
 use std::fs;
+use std::process::Child;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -79,38 +80,47 @@ fn a_suite_without_teachers_or_with_a_failing_run_says_what_is_wrong() {
     place.run(&format!("{SUITE} -- --batch-size 0")).fails_naming(&["student.log", "adapt"]);
 }
 
-/// Sends `signal` to the program alone once its run is in the middle of work for hours; the run has to stop as well.
-#[track_caller]
-fn stops_with_its_run(signal: i32) -> program::Finished {
-    let place = place();
+/// The program in the middle of a run that takes hours, and that run.
+fn in_progress(place: &Workplace) -> (Child, String, i32) {
     let arguments = format!("{} {MORE}", SUITE.replace("--adapt-steps 4", "--adapt-steps 1000000"));
     let child = program::command(&place.path(""), &arguments).spawn().unwrap();
-    let log = place.path("results/tiny-amazon-to-webcam/adapted-seed0/student.log");
-    let wait_for = |text: &str| {
-        let begun = Instant::now();
-        while !fs::read_to_string(&log).is_ok_and(|said| said.contains(text)) {
-            assert!(begun.elapsed() < Duration::from_secs(300), "{text:?} does not come");
-            thread::sleep(Duration::from_millis(20));
-        }
-    };
-    wait_for("phase started");
-    // SAFETY: no memory is involved, and the child was not waited for.
-    assert_eq!(unsafe { libc::kill(i32::try_from(child.id()).unwrap(), signal) }, 0);
-    let finished = program::wait(child, &arguments);
-    wait_for("stopping after the work in progress");
-    wait_for("ERROR] stopped in phase");
-    finished
+    wait_until(|| log(place).contains("phase started"));
+    let children = fs::read_to_string(format!("/proc/{0}/task/{0}/children", child.id())).unwrap();
+    (child, arguments, children.trim().parse().expect("one run"))
+}
+
+fn log(place: &Workplace) -> String {
+    fs::read_to_string(place.path("results/tiny-amazon-to-webcam/adapted-seed0/student.log")).unwrap_or_default()
+}
+
+#[track_caller]
+fn wait_until(mut done: impl FnMut() -> bool) {
+    let begun = Instant::now();
+    while !done() {
+        assert!(begun.elapsed() < Duration::from_secs(120), "waited in vain");
+        thread::sleep(Duration::from_millis(20));
+    }
 }
 
 #[test]
 fn a_signal_to_it_alone_stops_the_run_in_progress_too() {
-    let finished = stops_with_its_run(libc::SIGTERM).ends_with(&[130]);
+    let place = place();
+    let (child, arguments, _) = in_progress(&place);
+    // SAFETY: no memory is involved, and the child was not waited for.
+    assert_eq!(unsafe { libc::kill(i32::try_from(child.id()).unwrap(), libc::SIGTERM) }, 0);
+    let finished = program::wait(child, &arguments).ends_with(&[130]);
     assert!(finished.stderr.contains("repeat the command to go on"), "{}", finished.stderr);
+    assert!(log(&place).contains("stopped in phase"), "{}", log(&place));
 }
 
 #[test]
 fn killed_it_leaves_no_run_behind() {
-    stops_with_its_run(libc::SIGKILL).ended_by_a_signal();
+    let place = place();
+    let (mut child, arguments, run) = in_progress(&place);
+    child.kill().unwrap();
+    program::wait(child, &arguments).ended_by_a_signal();
+    // What has ended has no command line, even if nobody has asked how.
+    wait_until(|| fs::read(format!("/proc/{run}/cmdline")).unwrap_or_default().is_empty());
 }
 
 #[test]

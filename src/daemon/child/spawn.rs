@@ -35,7 +35,7 @@ pub(super) fn spawn(arguments: &[impl AsRef<OsStr>], log: File, scheduling: Sche
 
 /// In the new process. What a system does not know is left as it is, but for the bond with the parent.
 fn prepare(parent: u32, scheduling: Scheduling) -> io::Result<()> {
-    end_with_parent(parent, libc::SIGKILL)?;
+    end_with_parent(parent)?;
     // SAFETY: numbers, and pointers to values that live through the calls.
     unsafe {
         let policy = match scheduling {
