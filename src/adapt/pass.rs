@@ -84,8 +84,14 @@ pub struct PassConfig<'a> {
     pub memory: ActivationMemory,
     /// Where to compute.
     pub device: &'a Device,
-    /// Who may stop it between two batches.
-    pub safety: &'a Safety,
+    /// Who may stop it between two batches; nobody if it is a part of a step, after which the run is saved.
+    pub safety: Option<&'a Safety>,
+}
+
+impl PassConfig<'_> {
+    fn go_on(&self, at: &str) -> Result<()> {
+        self.safety.map_or(Ok(()), |safety| safety.go_on(at))
+    }
 }
 
 /// Runs `network` over `indices` of `images`. In [`Mode::Train`] the caller's order decides which images share batch
@@ -117,7 +123,7 @@ pub(super) fn answer_views(
 ) -> Result<Answers> {
     let (mut seen, mut logits, mut features) = (Vec::new(), Vec::new(), Vec::new());
     for batch in OrderedPass::new(images.subset(indices.to_vec())?, transform, pass_config(config.batch_size))? {
-        config.safety.go_on("while images were answered")?;
+        config.go_on("while images were answered")?;
         let batch = batch?;
         let forward = Forward::new(network.graph, network.params, mode).sparing(config.memory);
         let output = forward.run(&batch.to_tensor(config.device)?)?;
@@ -179,7 +185,7 @@ pub fn estimate_statistics(
     let mut batches = 0.0;
     let transform = Transform::Eval(config.preprocess.clone());
     for batch in OrderedPass::new(images.subset(order)?, transform, pass_config(config.batch_size))? {
-        config.safety.go_on("while statistics were estimated")?;
+        config.go_on("while statistics were estimated")?;
         let forward = Forward::new(network.graph, network.params, Mode::Train).sparing(config.memory);
         for (node, batch) in forward.run(&batch?.to_tensor(config.device)?)?.statistics {
             let sum = match sums.remove(&node) {
@@ -219,7 +225,7 @@ mod tests {
         let images = ImageSet::open(source, &info, 0).unwrap();
         let (safety, memory) = (Safety::default(), ActivationMemory::default());
         let (preprocess, device) = (&info.preprocess, &Device::Cpu);
-        let config = PassConfig { preprocess, batch_size: 4, memory, device, safety: &safety };
+        let config = PassConfig { preprocess, batch_size: 4, memory, device, safety: Some(&safety) };
         let network = Network { graph: &graph, params: &params };
         let answered = || answer(network, &images, images.good(), Mode::Eval, &config).map(|answers| answers.indices);
         let estimated = || estimate_statistics(network, &images, images.good(), 0, &config);
@@ -228,5 +234,7 @@ mod tests {
         for stopped in [answered().err(), estimated().err()] {
             assert!(matches!(&stopped, Some(Error::Interrupted(said)) if said.contains("--resume")), "{stopped:?}");
         }
+        let within_a_step = PassConfig { safety: None, ..config };
+        assert!(answer(network, &images, images.good(), Mode::Eval, &within_a_step).is_ok());
     }
 }

@@ -79,7 +79,8 @@ pub(super) struct Context<'a> {
 impl<'a> Context<'a> {
     pub fn pass(&self) -> PassConfig<'a> {
         let Self { teacher, config, memory, device, safety, .. } = *self;
-        PassConfig { preprocess: &teacher.info.preprocess, batch_size: config.batch_size, memory, device, safety }
+        let (preprocess, batch_size) = (&teacher.info.preprocess, config.batch_size);
+        PassConfig { preprocess, batch_size, memory, device, safety: Some(safety) }
     }
 
     pub fn setting(&self) -> Setting<'a> {

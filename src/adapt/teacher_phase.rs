@@ -12,7 +12,7 @@ use candle_core::Tensor;
 use super::checkpoint::Sections;
 use super::drive::Steps;
 use super::observer::Metrics;
-use super::pass::{Network, answer};
+use super::pass::{Network, PassConfig, answer};
 use super::run::Context;
 use super::train::{Trainee, scalar, source_loss};
 use crate::Result;
@@ -49,7 +49,8 @@ impl<'a> TeacherPhase<'a> {
         Rng::stream(config.seed ^ 0x4C41_4245, step as u64).shuffle(&mut order);
         let params = self.trainee.student.frozen_params();
         let network = Network { graph: &teacher.graph, params: &params };
-        let answers = answer(network, images, &order, self.mode, &self.context.pass())?;
+        let within_a_step = PassConfig { safety: None, ..self.context.pass() };
+        let answers = answer(network, images, &order, self.mode, &within_a_step)?;
         let labels = loss::pseudo_labels(&answers.features, &answers.logits)?;
         let weights = labels.confidence_weights(teacher.graph.num_classes());
         let rows = answers.indices.iter().zip(labels.labels.iter().zip(weights));
