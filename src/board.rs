@@ -131,6 +131,13 @@ pub fn end_with_parent(parent: u32) -> std::io::Result<()> {
     }
 }
 
+/// Sends `signal` to a child that was not waited for yet.
+pub fn signal_child(child: &std::process::Child, signal: i32) {
+    let Ok(id) = i32::try_from(child.id()) else { return };
+    // SAFETY: no memory is involved, and the number is the child's own until it is waited for.
+    unsafe { libc::kill(id, signal) };
+}
+
 /// Resident memory of another process in bytes; `None` if there is none of this number.
 pub fn resident_bytes_of(process: u32) -> Option<u64> {
     resident_bytes_in(&process.to_string())

@@ -26,7 +26,13 @@ pub struct Int8Outcome {
 
 /// The demands on 8-bit answers: rounding is no reason to answer differently.
 pub fn int8_gate() -> GateConfig {
-    GateConfig { min_agreement: 0.95, min_information: 0.95, min_diversity: 0.95, ..GateConfig::default() }
+    GateConfig {
+        min_agreement: 0.95,
+        min_information: 0.95,
+        min_diversity: 0.95,
+        min_images: 1,
+        ..GateConfig::default()
+    }
 }
 
 /// Watches `network` on one part of `images` and compares 8-bit with f32 answers on another.

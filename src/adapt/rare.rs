@@ -34,8 +34,8 @@ impl<'a> RareClasses<'a> {
         let even = images as f64 / shares.len() as f64;
         let coming = shares.iter().filter(|&&share| share >= COMES).count() as f64;
         let far_too_few = coming < FAR_TOO_FEW * classes_expected(shares.len(), images);
-        let by_chance = least - (least / even).sqrt();
-        let least = if far_too_few { by_chance.max(least.min(COMES)) } else { by_chance };
+        let forgiving = least - (least / even).sqrt();
+        let least = if far_too_few { forgiving.max(least.min(COMES)) } else { forgiving };
         // A share that is no number is rare.
         let mut rare: Vec<(usize, f64)> =
             shares.iter().copied().enumerate().filter(|(_, share)| share.is_nan() || *share < least).collect();

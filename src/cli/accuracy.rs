@@ -3,7 +3,7 @@
 use std::fs::{self, OpenOptions};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
@@ -17,7 +17,7 @@ use crate::accuracy::{
     Case, Method, Outcome, Results, Stage, Start, Steps, Suite, Task, Trial, markdown, page, trials,
 };
 use crate::adapt::{AdaptConfig, Report};
-use crate::board::end_with_parent;
+use crate::board::{end_with_parent, signal_child};
 use crate::data::{Source, SourceConfig};
 use crate::model::Teacher;
 use crate::weights::{ModelDescription, write_bytes_atomic};
@@ -202,7 +202,7 @@ impl AccuracyArgs {
             }
             if stop.load(Ordering::Relaxed) && !asked {
                 asked = true;
-                terminate(&child);
+                signal_child(&child, libc::SIGTERM);
             }
             thread::sleep(Duration::from_millis(20));
         };
@@ -214,13 +214,6 @@ impl AccuracyArgs {
             }
         }
     }
-}
-
-/// Asks a child that was not waited for yet to end.
-fn terminate(child: &Child) {
-    let Ok(id) = i32::try_from(child.id()) else { return };
-    // SAFETY: no memory is involved, and the number is its own until it is waited for.
-    unsafe { libc::kill(id, libc::SIGTERM) };
 }
 
 /// Where the student of an ended run lies, whatever the gate said.

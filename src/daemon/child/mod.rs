@@ -12,7 +12,7 @@ pub use progress::{Channels, Losses, Progress};
 
 use super::config::Scheduling;
 use super::run::Run;
-use crate::board::resident_bytes_of;
+use crate::board::{resident_bytes_of, signal_child};
 use crate::{Error, Result};
 
 /// How an adaptation ended.
@@ -141,10 +141,8 @@ impl Adaptation {
     }
 
     fn signal(&self, signal: i32) {
-        let Ok(id) = i32::try_from(self.id()) else { return };
-        // SAFETY: no memory is involved. The process was not waited for when it was last polled, on this thread, so its
-        // number is still its own.
-        unsafe { libc::kill(id, signal) };
+        // It was not waited for when it was last polled, on this thread.
+        signal_child(&self.process, signal);
     }
 }
 
