@@ -14,11 +14,15 @@ const WARM_UPS: usize = 2;
 const RUNS: usize = 11;
 
 /// Milliseconds of one image for each network when nothing disturbs it, as served: by the engine on the CPU, in 8 bits where there is a
-/// calibration; by the tensor library elsewhere. Networks are timed in turns.
+/// calibration; by the tensor library elsewhere. Networks are timed in turns, before each of which `go_on` may end it.
 ///
 /// # Errors
-/// As compiling and running.
-pub fn latencies_ms(networks: &[(Network, Option<&Calibration>)], device: &Device) -> Result<Vec<f64>> {
+/// Those of `go_on`; as compiling and running.
+pub fn latencies_ms(
+    networks: &[(Network, Option<&Calibration>)],
+    device: &Device,
+    go_on: &mut dyn FnMut() -> Result<()>,
+) -> Result<Vec<f64>> {
     if !device.is_cpu() {
         return networks.iter().map(|(network, _)| forward_ms(*network, device)).collect();
     }
@@ -31,7 +35,7 @@ pub fn latencies_ms(networks: &[(Network, Option<&Calibration>)], device: &Devic
         };
         Timed::new(engine, 1)
     });
-    in_turns(&mut timed.collect::<Result<Vec<_>>>()?)
+    in_turns(&mut timed.collect::<Result<Vec<_>>>()?, go_on)
 }
 
 fn forward_ms(network: Network, device: &Device) -> Result<f64> {

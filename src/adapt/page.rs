@@ -2,17 +2,20 @@
 
 use super::config::AdaptConfig;
 use super::gate::Verdict;
-use super::report::{AdaptedBy, GroupWidth, ModelFigures, PhaseReport, Report};
+use super::report::{AdaptedBy, GroupWidth, Inputs, ModelFigures, PhaseReport, Report};
 use crate::plot::{Bar, Page, Series, bar_chart, line_chart, number};
 
 /// Metrics of steps that are no loss: other units, charts of their own or none.
 pub const NO_LOSSES: [&str; 4] = ["gradient_norm", "primal_residual", "entries_kept", "soft_mask_mean"];
 /// Broken images that are listed one by one.
 const MOST_BROKEN: usize = 50;
+/// Classes whose shares are drawn.
+const MOST_CLASSES: usize = 40;
 
 /// A self-contained HTML page.
 pub fn page(report: &Report) -> String {
     let mut page = Page::new("secateur adapt");
+    page.remark(&inputs(report));
     page.remark(&facts(report));
     verdicts(&mut page, report);
     page.heading("Models");
@@ -32,8 +35,16 @@ pub fn page(report: &Report) -> String {
             "Layers that lose channels together bear the first one's name",
         );
     }
+    classes(&mut page, report);
     broken(&mut page, &report.images.broken);
     page.finish()
+}
+
+/// Whose report it is.
+fn inputs(report: &Report) -> String {
+    let Inputs { version, teacher, target, source, .. } = &report.inputs;
+    let replayed = source.as_ref().map_or_else(String::new, |source| format!(", with {source} replayed"));
+    format!("{teacher}, adapted to {target}{replayed}, by secateur {version}")
 }
 
 /// What was done, in one line.
@@ -45,7 +56,6 @@ fn facts(report: &Report) -> String {
         format!("{} images to learn from, {} to judge by", report.images.train, report.images.held_out),
         format!("{:.0} s", report.wall_s),
         format!("peak memory {} MB", report.peak_rss_mb),
-        format!("secateur {}", env!("CARGO_PKG_VERSION")),
     ]
     .join(", ")
 }
@@ -149,6 +159,24 @@ fn words(name: &str) -> String {
     name.replace('_', " ")
 }
 
+/// Which classes the images seem to be of, the rarest first.
+fn classes(page: &mut Page, report: &Report) {
+    let Some(survey) = &report.survey else { return };
+    let mut shares: Vec<(&String, f64)> =
+        report.inputs.class_names.iter().zip(survey.class_shares.iter().copied()).collect();
+    if shares.is_empty() {
+        return;
+    }
+    shares.sort_by(|a, b| a.1.total_cmp(&b.1));
+    page.heading("Classes among the images, as the teacher that came sees them");
+    let bar = |(name, share): &(&String, f64)| Bar { label: (*name).clone(), values: vec![*share] };
+    let bars: Vec<Bar> = shares.iter().take(MOST_CLASSES).map(bar).collect();
+    page.figure(&bar_chart(&bars, &["share"], ""), "Images of a class, in parts of an even share; the rarest first");
+    if shares.len() > MOST_CLASSES {
+        page.remark(&format!("and {} more, in the JSON report", shares.len() - MOST_CLASSES));
+    }
+}
+
 fn broken(page: &mut Page, images: &[(String, String)]) {
     if images.is_empty() {
         return;
@@ -158,6 +186,6 @@ fn broken(page: &mut Page, images: &[(String, String)]) {
     let rows: Vec<Vec<String>> = listed.map(|(name, why)| vec![name.clone(), why.clone()]).collect();
     page.table(&["image", "reason"], &rows);
     if images.len() > MOST_BROKEN {
-        page.remark(&format!("and {} more, in report.json", images.len() - MOST_BROKEN));
+        page.remark(&format!("and {} more, in the JSON report", images.len() - MOST_BROKEN));
     }
 }

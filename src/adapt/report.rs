@@ -104,9 +104,31 @@ pub struct CandidateFigures {
     pub gate: Verdict,
 }
 
+/// What a run was given.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Inputs {
+    /// The program's version.
+    pub version: String,
+    /// The teacher's file.
+    pub teacher: String,
+    /// SHA-256 of it.
+    pub teacher_sha256: String,
+    /// The teacher's classes, in the order of the logits.
+    pub class_names: Vec<String>,
+    /// Where the target images lie.
+    pub target: String,
+    /// Digest of their names and sizes.
+    pub target_sha256: String,
+    /// Where the replayed source images lie, if there are any.
+    pub source: Option<String>,
+}
+
 /// Everything a run found out.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Report {
+    /// What it was given.
+    #[serde(default)]
+    pub inputs: Inputs,
     /// The teacher's figures.
     pub teacher: ModelFigures,
     /// The adapted teacher's.

@@ -5,6 +5,7 @@ use std::path::Path;
 
 use candle_core::Device;
 
+use super::checkpoint::RunIdentity;
 use super::config::AdaptConfig;
 use super::drive::Safety;
 use super::gate::{Expect, Testimony, Verdict, judge};
@@ -13,7 +14,7 @@ use super::measure::{latencies_ms, peak_rss_mb};
 use super::memory::memory_plan;
 use super::observer::Observer;
 use super::pass::{Answers, Network, PassConfig, answer, answer_views};
-use super::report::{AdaptedBy, GroupWidth, ImageCounts, LatencyFigures, ModelFigures, Report};
+use super::report::{AdaptedBy, GroupWidth, ImageCounts, Inputs, LatencyFigures, ModelFigures, Report};
 use super::stages::{Pruned, Stages};
 use super::target::ImageSet;
 use super::teacher_choice::Adapted;
@@ -31,6 +32,8 @@ use crate::{Error, Result};
 pub struct Job<'a> {
     /// The teacher. Its parameters are dropped as soon as an adapted teacher has taken its place.
     pub teacher: Teacher,
+    /// What to call it in the report: its file.
+    pub teacher_name: &'a str,
     /// The device's own images.
     pub target: &'a ImageSet,
     /// Labelled source images for replay, if the device has any.
@@ -61,6 +64,7 @@ pub struct Outcome {
 /// What the phases of a run share and none of them changes.
 pub(super) struct Context<'a> {
     pub teacher: &'a Teacher,
+    pub teacher_name: &'a str,
     pub images: &'a ImageSet,
     pub source: Option<&'a ImageSet>,
     /// Images to train on.
@@ -139,6 +143,7 @@ pub fn run(mut job: Job, observer: &mut dyn Observer) -> Result<Outcome> {
     let (train, held) = job.target.split(job.config.holdout, job.config.seed);
     let context = Context {
         teacher: &job.teacher,
+        teacher_name: job.teacher_name,
         images: job.target,
         source: job.source,
         train,
@@ -195,13 +200,13 @@ fn finish(
         }
     };
     let accepted = int8.as_ref().filter(|outcome| outcome.verdict.accepted).map(|outcome| &outcome.calibration);
-    context.safety.go_on("before the student was timed")?;
     // The adapted teacher takes as long as the teacher.
     let networks = [
         (Network { graph: &teacher.graph, params: &adapted.params }, None),
         (Network { graph: &pruned.graph, params: &pruned.params }, accepted),
     ];
-    let latencies = latencies_ms(&networks, context.device)?;
+    let latencies =
+        latencies_ms(&networks, context.device, &mut || context.safety.go_on("while the student was timed"))?;
     let figures = |index: usize, keep: &[bool], answers: &Answers| -> Result<ModelFigures> {
         let channels = Measure::Channels.of(&teacher.graph, groups, keep)?;
         let accuracy = answers.accuracy(context.images)?;
@@ -209,6 +214,7 @@ fn finish(
     };
     let identity = stages.identity();
     let report = Report {
+        inputs: inputs(context, identity),
         teacher: figures(0, &all, before)?,
         adapted: figures(0, &all, &adapted.answers)?,
         student: figures(1, &pruned.keep, &after)?,
@@ -250,6 +256,19 @@ fn finish(
         adapted: compact(&teacher.graph, &adapted.params),
         report,
     })
+}
+
+fn inputs(context: &Context, identity: &RunIdentity) -> Inputs {
+    let shown = |images: &ImageSet| images.path().display().to_string();
+    Inputs {
+        version: env!("CARGO_PKG_VERSION").to_string(),
+        teacher: context.teacher_name.to_string(),
+        teacher_sha256: identity.teacher_sha256.clone(),
+        class_names: context.teacher.info.class_names.clone(),
+        target: shown(context.images),
+        target_sha256: identity.data_sha256.clone(),
+        source: context.source.map(shown),
+    }
 }
 
 /// The gate on the student. Images that ruin a training teach a student no better, whatever it started from, nor do images

@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use candle_core::Tensor;
 
-use super::checkpoint::{Checkpoint, RunIdentity, Sections};
+use super::checkpoint::{Checkpoint, Progress, RunIdentity, Sections};
 use super::drive::{Driver, Loaders, Steps};
 use super::finetune_phase::FineTunePhase;
 use super::latency::{CANDIDATES, LatencyTable, Search, TableIdentity, is_disturbed};
@@ -52,6 +52,8 @@ impl<'a> Stages<'a> {
             (Some(path), true) => {
                 let checkpoint = Checkpoint::load(path)?;
                 checkpoint.check(path, &identity)?;
+                let Progress { phase, step, wall_s, .. } = &checkpoint.progress;
+                log::info!("resumed phase={} step={step} earlier_s={wall_s:.0} path={}", phase.name(), path.display());
                 Some(checkpoint)
             }
             (None, true) => return Err(Error::Usage("resume: no checkpoint file was named".into())),
@@ -277,7 +279,9 @@ impl<'a> Stages<'a> {
         for _ in 0..CANDIDATES {
             let (graph, params) = surgery::compact(&context.teacher.graph, context.groups, &keep, params)?;
             let predicted = selector.measure(&keep)?;
-            let measured = table.candidate(&graph, &params, predicted)?;
+            let safety = self.driver.safety;
+            let mut go_on = || safety.go_on("while the student was timed");
+            let measured = table.candidate(&graph, &params, predicted, &mut go_on)?;
             let [ms, predicted_ms] = [measured, predicted].map(|ns| ns as f64 / 1e6);
             log::info!("latency budget_ms={goal_ms:.3} predicted_ms={predicted_ms:.3} measured_ms={ms:.3}");
             if is_disturbed(measured, predicted) {

@@ -1,5 +1,6 @@
 //! The device's own images: screened, split, labelled where a final score is wanted.
 
+use std::path::Path;
 use std::sync::Arc;
 
 use crate::data::{CachedSource, LoaderConfig, ScreenConfig, Screened, Source, Subset, screen};
@@ -49,7 +50,7 @@ impl ImageSet {
     fn enough(&self) -> Result<()> {
         if self.good.len() < FEWEST_IMAGES {
             let reason = format!("expected at least {FEWEST_IMAGES} readable images, got {}", self.good.len());
-            return Err(Error::data(self.images.source().path(), reason));
+            return Err(Error::data(self.path(), reason));
         }
         Ok(())
     }
@@ -62,6 +63,11 @@ impl ImageSet {
     /// Name and reason of each broken image.
     pub fn broken(&self) -> &[(String, String)] {
         &self.broken
+    }
+
+    /// Where the images lie.
+    pub fn path(&self) -> &Path {
+        self.images.source().path()
     }
 
     /// Digest of the images.

@@ -1,6 +1,6 @@
 //! `secateur adapt`: the main job.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -155,8 +155,10 @@ impl AdaptArgs {
         log::info!("training expected to take_s={:.0} images_per_s={:.1}", expected.seconds, expected.images_per_s);
         let every = Duration::from_secs(self.checkpoint_every);
         let safety = Safety { checkpoint: Some(checkpoint.clone()), every, stop };
+        let teacher_name = self.teacher.display().to_string();
         let job = Job {
             teacher,
+            teacher_name: &teacher_name,
             target: &target,
             source: source.as_ref(),
             config: &config,
@@ -170,7 +172,7 @@ impl AdaptArgs {
         let written = write_outcome(&outcome, &self.out, self.adapted_out.as_deref(), &report_path)?;
         remove(&checkpoint)?;
         print(&if self.json { summary(&outcome.report).to_string() } else { table(&outcome.report) })?;
-        log::info!("student written path={} report={}", written.display(), report_path.display());
+        log::info!("student written path={} report={}", written.student.display(), written.report.display());
         if let Some(refused) = outcome.report.int8.as_ref().filter(|verdict| !verdict.accepted) {
             log::warn!("the student is for f32 only, int8 was refused: {}", refused.reason);
         }
@@ -181,30 +183,47 @@ impl AdaptArgs {
     }
 }
 
-/// Writes student, adapted teacher, report and page. A refused student goes beside `out`, never in its place.
+/// Where a run's results went.
+pub(super) struct Written {
+    pub student: PathBuf,
+    pub report: PathBuf,
+}
+
+/// Writes student, adapted teacher, report and page. A refused student goes beside `out`, never in its place, and where one
+/// from before stays there, so does its report.
 pub(super) fn write_outcome(
     outcome: &Outcome,
     out: &Path,
     adapted_out: Option<&Path>,
     report_path: &Path,
-) -> Result<PathBuf> {
-    if !outcome.report.gate.accepted && out.exists() {
+) -> Result<Written> {
+    let stays = !outcome.report.gate.accepted && out.exists();
+    if stays {
         log::warn!("the student from before is left as it was path={}", out.display());
     }
-    let path = match outcome.report.gate.accepted {
+    let student = match outcome.report.gate.accepted {
         true => out.to_path_buf(),
         false => with_suffix(out, ".refused"),
     };
-    outcome.student.save(&path)?;
+    let report_path = if stays { refused_report(report_path) } else { report_path.to_path_buf() };
+    outcome.student.save(&student)?;
     if let Some(path) = adapted_out {
         outcome.adapted.save(path)?;
     }
     let mut report = serde_json::to_vec_pretty(&outcome.report)
         .map_err(|e| Error::Config(format!("report cannot be written as JSON: {e}")))?;
     report.push(b'\n');
-    write_bytes_atomic(report_path, &report)?;
-    write_bytes_atomic(page_path(report_path), page(&outcome.report).as_bytes())?;
-    Ok(path)
+    write_bytes_atomic(&report_path, &report)?;
+    write_bytes_atomic(page_path(&report_path), page(&outcome.report).as_bytes())?;
+    Ok(Written { student, report: report_path })
+}
+
+/// Where the report of a refused student goes beside that of one which stays.
+fn refused_report(report: &Path) -> PathBuf {
+    let extension = report.extension().unwrap_or(OsStr::new("json"));
+    let mut name = OsString::from("refused.");
+    name.push(extension);
+    report.with_extension(name)
 }
 
 /// Where the page lies that shows a report.

@@ -73,6 +73,7 @@ impl DemoArgs {
         let safety = Safety { checkpoint: None, stop, ..Safety::default() };
         let job = Job {
             teacher,
+            teacher_name: "the embedded teacher of MNIST",
             target: &target,
             source: None,
             config: &config,

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use super::model_args::{InferArgs, ModelArgs};
 use super::output::print;
-use crate::data::{ImageLimits, read_image};
+use crate::data::{Image, ImageLimits, Source, SourceConfig, read_image};
 use crate::model::Runner;
 use crate::weights::{TensorFile, write_atomic};
 use crate::{Error, Result};
@@ -19,7 +19,7 @@ use crate::{Error, Result};
 pub(super) struct PredictArgs {
     /// The model: teacher or student
     model: PathBuf,
-    /// Image files
+    /// Image files, or folders of them
     #[arg(required_unless_present = "input", conflicts_with = "input")]
     images: Vec<PathBuf>,
     /// How many classes to name
@@ -70,23 +70,31 @@ fn run_tensors(model: &mut Runner, input: &Path, output: &Path) -> Result<()> {
 fn run_images(model: &mut Runner, paths: &[PathBuf], top: usize, as_json: bool) -> Result<()> {
     let mut failed = None;
     let mut results = Vec::new();
-    for path in paths {
+    let mut answer = |name: String, image: Result<Image>| -> Result<()> {
         // One broken image does not keep the others from their answer.
-        match predict(model, path, top) {
+        match image.and_then(|image| predict(model, &image, top)) {
             Ok(ranked) => {
                 if !as_json {
                     let named: Vec<String> = ranked.iter().map(|(n, p)| format!("{n} {:.1} %", 100.0 * p)).collect();
-                    print(&format!("{}: {}", path.display(), named.join(", ")))?;
+                    print(&format!("{name}: {}", named.join(", ")))?;
                 }
                 let classes: Vec<Value> =
                     ranked.iter().map(|(name, p)| json!({ "class": name, "probability": p })).collect();
-                results.push(json!({ "image": path.display().to_string(), "classes": classes }));
+                results.push(json!({ "image": name, "classes": classes }));
             }
             Err(error) => {
                 log::warn!("{error}");
-                results.push(json!({ "image": path.display().to_string(), "error": error.to_string() }));
+                results.push(json!({ "image": name, "error": error.to_string() }));
                 failed.get_or_insert(error);
             }
+        }
+        Ok(())
+    };
+    for path in paths {
+        match path.is_dir().then(|| Source::open(path, &SourceConfig::default())) {
+            Some(Ok(folder)) => (0..folder.len()).try_for_each(|i| answer(folder.name(i), folder.decode(i)))?,
+            Some(Err(error)) => answer(path.display().to_string(), Err(error))?,
+            None => answer(path.display().to_string(), read_image(path, &ImageLimits::default()))?,
         }
     }
     if as_json {
@@ -95,8 +103,7 @@ fn run_images(model: &mut Runner, paths: &[PathBuf], top: usize, as_json: bool) 
     failed.map_or(Ok(()), Err)
 }
 
-fn predict(model: &mut Runner, path: &Path, top: usize) -> Result<Vec<(String, f32)>> {
-    let image = read_image(path, &ImageLimits::default())?;
-    let ranked = model.classify(&image, top)?;
+fn predict(model: &mut Runner, image: &Image, top: usize) -> Result<Vec<(String, f32)>> {
+    let ranked = model.classify(image, top)?;
     Ok(ranked.into_iter().map(|(class, p)| (model.info.class_names[class].clone(), p)).collect())
 }

@@ -82,13 +82,14 @@ impl Timed {
 }
 
 /// Milliseconds of a run of each of `timed` when nothing disturbs it ([`Stats::quiet`]). Taken in turns: a wandering clock
-/// and others' work meet all.
+/// and others' work meet all. `go_on` may end it before each turn.
 ///
 /// # Errors
-/// As [`Engine::infer`].
-pub fn in_turns(timed: &mut [Timed]) -> Result<Vec<f64>> {
+/// Those of `go_on`; as [`Engine::infer`].
+pub fn in_turns(timed: &mut [Timed], go_on: &mut dyn FnMut() -> Result<()>) -> Result<Vec<f64>> {
     let begun = Instant::now();
     for turn in 0..TURNS[1] {
+        go_on()?;
         if turn >= TURNS[0] && begun.elapsed() > TIME * timed.len() as u32 {
             break;
         }

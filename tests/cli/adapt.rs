@@ -53,6 +53,12 @@ fn the_report_holds_every_phase_and_its_losses() {
     let summary = place.adapt("--json").json();
     let report = place.report();
     assert_eq!(report["student"], summary["student"]);
+    let inputs = &report["inputs"];
+    assert_eq!((&inputs["teacher"], &inputs["target"]), (&"teacher.safetensors".into(), &"images".into()));
+    assert_eq!(inputs["class_names"].as_array().unwrap().len(), 4);
+    let page = String::from_utf8(place.bytes("report.html")).unwrap();
+    assert!(page.contains("teacher.safetensors, adapted to images, by secateur"));
+    assert!(page.contains("Classes among the images"));
     assert!(report["surgery_difference"].as_f64().unwrap() <= 1e-4);
     let phases = report["phases"].as_array().unwrap();
     let expected =

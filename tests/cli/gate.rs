@@ -2,6 +2,8 @@
 
 use std::fs;
 
+use serde_json::Value;
+
 use super::teacher;
 use super::workplace::{JOB, SHORT, Workplace};
 
@@ -17,14 +19,17 @@ fn ruinous() -> String {
 fn a_collapsed_student_is_refused_and_the_old_one_stays() {
     let place = Workplace::new();
     place.write("student.safetensors", "the student in use");
+    place.write("report.json", "its report");
     let finished = place.run(&format!("{} --json", ruinous())).ends_with(&[1]);
     assert_eq!(place.bytes("student.safetensors"), b"the student in use");
     let summary = finished.json();
     assert_eq!(summary["gate"]["accepted"], false);
     let reason = summary["gate"]["reason"].as_str().unwrap();
     assert!(reason.contains("expected at least"), "{reason}");
-    finished.logs(&[reason, "student.safetensors.refused"]);
-    let report = place.report();
+    finished.logs(&[reason, "student.safetensors.refused", "report.refused.json"]);
+    assert_eq!(place.bytes("report.json"), b"its report");
+    assert!(place.path("report.refused.html").exists() && !place.path("report.html").exists());
+    let report: Value = serde_json::from_slice(&place.bytes("report.refused.json")).unwrap();
     assert_eq!((&report["gate"]["accepted"], &report["gate"]["reason"]), (&false.into(), &reason.into()));
     place.run("inspect student.safetensors.refused").ends_with(&[0]);
     assert!(!place.path("student.safetensors.checkpoint").exists());
@@ -40,6 +45,7 @@ fn the_table_names_the_refusal() {
         finished.stdout
     );
     assert!(!place.path("student.safetensors").exists());
+    assert_eq!(place.report()["gate"]["accepted"], false, "no student, so no other report to keep");
 }
 
 #[test]

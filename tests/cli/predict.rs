@@ -10,7 +10,7 @@ use secateur::weights::{TensorFile, write_atomic};
 
 use super::shapes::NAMES;
 use super::teacher;
-use super::workplace::Workplace;
+use super::workplace::{PER_CLASS, Workplace};
 
 #[test]
 fn raw_tensors_give_the_logits_of_the_library() {
@@ -79,4 +79,15 @@ fn a_broken_image_does_not_keep_the_others_from_their_answer() {
     let json = finished.json();
     let failed: Vec<bool> = json["predictions"].as_array().unwrap().iter().map(|p| p.get("error").is_some()).collect();
     assert_eq!(failed, [false, true, true, false]);
+}
+
+#[test]
+fn a_folder_stands_for_its_images() {
+    let place = Workplace::new();
+    let told = |what: &str| place.run(&format!("predict teacher.safetensors {what}")).ends_with(&[0]).stdout;
+    let all = told("images/ring images/rows/00.png");
+    assert_eq!(all.lines().count(), PER_CLASS + 1);
+    assert!(all.contains(told("images/ring/00.png").trim()) && all.contains(told("images/rows/00.png").trim()));
+    std::fs::create_dir(place.path("empty")).unwrap();
+    place.run("predict teacher.safetensors empty images/rows/00.png").ends_with(&[2]).logs(&["empty: "]);
 }

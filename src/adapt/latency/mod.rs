@@ -104,11 +104,17 @@ impl LatencyTable {
     }
 
     /// Nanoseconds of a narrower version of the table's network: as measured before, else measured now and remembered. What
-    /// seems disturbed beside `predicted_ns` is measured again.
+    /// seems disturbed beside `predicted_ns` is measured again. `go_on` may end it.
     ///
     /// # Errors
-    /// As compiling and running.
-    pub fn candidate(&mut self, graph: &Graph, params: &Params, predicted_ns: u64) -> Result<u64> {
+    /// Those of `go_on`; as compiling and running.
+    pub fn candidate(
+        &mut self,
+        graph: &Graph,
+        params: &Params,
+        predicted_ns: u64,
+        go_on: &mut dyn FnMut() -> Result<()>,
+    ) -> Result<u64> {
         let widths: Vec<usize> = (0..graph.nodes().len()).map(|id| graph.shape(id).channels()).collect();
         if let Some(known) = self.candidates.iter().find(|candidate| candidate.widths == widths) {
             return Ok(known.ns);
@@ -122,7 +128,9 @@ impl LatencyTable {
         for _ in 0..TRIES {
             // A new engine has new threads, on other processors perhaps.
             let engine = measure::compile(graph, params.clone(), config, calibration.as_ref())?;
-            ns = in_turns(&mut [Timed::new(engine, 1)?])?.first().map_or(ns, |&ms| measure::nanoseconds(ms).min(ns));
+            ns = in_turns(&mut [Timed::new(engine, 1)?], go_on)?
+                .first()
+                .map_or(ns, |&ms| measure::nanoseconds(ms).min(ns));
             if !is_disturbed(ns, predicted_ns) {
                 break;
             }
@@ -200,10 +208,10 @@ mod tests {
         let identity = TableIdentity::here(&graph, Precision::F32, Scope::Inner);
         let mut table = LatencyTable { identity, networks: Vec::new(), candidates: Vec::new() };
         let params = random_params(&graph, &mut Rng::new(1));
-        let ns = table.candidate(&graph, &params, 1_000_000).unwrap();
+        let ns = table.candidate(&graph, &params, 1_000_000, &mut || Ok(())).unwrap();
         assert!(ns > 100 && ns < 100_000_000, "{ns}");
         table.candidates[0].ns = 42;
-        assert_eq!(table.candidate(&graph, &params, 1_000_000).unwrap(), 42);
+        assert_eq!(table.candidate(&graph, &params, 1_000_000, &mut || Ok(())).unwrap(), 42);
         assert_eq!(table.candidates.len(), 1);
     }
 
