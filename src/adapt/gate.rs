@@ -22,8 +22,8 @@ pub struct GateConfig {
     /// Least stability of the candidate relative to its reference's. One standard error below is no reason to refuse.
     pub min_stability: f64,
     /// Least agreement of a trained teacher with one of those it comes from, the teacher as it came, or with the target's
-    /// statistics, relative to the stability of the first on all images. More is asked of one that answers more classes, and the same
-    /// allowance made.
+    /// statistics, relative to the stability of the steadier one on all images. More is asked if it answers more classes than
+    /// that one. One standard error below is no reason to refuse.
     pub min_kinship: f64,
     /// Fewest held-out images that can tell.
     pub min_images: usize,
@@ -131,11 +131,21 @@ pub enum Expect<'a> {
     SameAnswers,
     /// An adapted teacher may answer differently.
     BetterAnswers,
-    /// A trained one too, but it stays akin to the reference or to this, which its training began with, as far as the
-    /// reference is stable on all images: [`super::Survey::source_stability`].
-    Kinship(&'a Testimony, f64),
+    /// A trained one too, but it stays akin to what it comes from.
+    Kinship(Kin<'a>),
     /// The same network in fewer bits: answers must agree.
     RoundedAnswers,
+}
+
+/// What a trained teacher comes from, beside the reference, which is the teacher as it came.
+#[derive(Debug, Clone, Copy)]
+pub struct Kin<'a> {
+    /// The reference with the target's batch-norm statistics.
+    pub statistics: &'a Testimony,
+    /// Whether that one is the steadier of the two.
+    pub steadier: bool,
+    /// Stability of the steadier one on all images: [`super::Survey::stability`].
+    pub stability: f64,
 }
 
 /// Judges `candidate` against `reference`, on the same held-out images.
@@ -145,7 +155,7 @@ pub enum Expect<'a> {
 pub fn judge(config: &GateConfig, expect: Expect, candidate: &Testimony, reference: &Testimony) -> Result<Verdict> {
     let agreement = loss::agreement(&candidate.logits, &reference.logits)?;
     let kinship = match expect {
-        Expect::Kinship(start, _) => Some(agreement.max(loss::agreement(&candidate.logits, &start.logits)?)),
+        Expect::Kinship(kin) => Some(agreement.max(loss::agreement(&candidate.logits, &kin.statistics.logits)?)),
         _ => None,
     };
     let images = candidate.logits.dim(0)?;
@@ -167,9 +177,10 @@ pub fn judge(config: &GateConfig, expect: Expect, candidate: &Testimony, referen
         }
         Expect::RoundedAnswers => demand("agreement with f32", agreement, config.min_agreement),
         Expect::BetterAnswers => {}
-        Expect::Kinship(_, stability) => {
+        Expect::Kinship(kin) => {
             let kinship = kinship.unwrap_or(f64::NAN);
-            let own = config.min_kinship * stability * classes_gained(&new, &old).powf(GAINED_POWER);
+            let steadier = if kin.steadier { Signals::of(kin.statistics)? } else { old };
+            let own = config.min_kinship * kin.stability * classes_gained(&new, &steadier).powf(GAINED_POWER);
             let least = own.min(1.0) - standard_error(kinship, images);
             demand("agreement with what it was trained from", kinship, least);
         }
@@ -202,10 +213,11 @@ pub fn judge(config: &GateConfig, expect: Expect, candidate: &Testimony, referen
     Ok(Verdict { accepted, reason, agreement, kinship, candidate: new, reference: old, images })
 }
 
-/// How many times as many classes, e to their entropy, a candidate answers as its reference, at least once: training for
-/// information divides the few classes of a one-sided sample until there are enough.
-fn classes_gained(candidate: &Signals, reference: &Signals) -> f64 {
-    (candidate.diversity - reference.diversity).exp().max(1.0)
+/// How many times as many classes, e to their entropy, a candidate answers as what it comes from, at least once: training
+/// for information divides the few classes of a one-sided sample until there are enough. Of two that it comes from the
+/// steadier one tells how many there are: see [`super::Survey::class_shares`].
+fn classes_gained(candidate: &Signals, from: &Signals) -> f64 {
+    (candidate.diversity - from.diversity).exp().max(1.0)
 }
 
 /// Both with three decimals, or as many as it takes to see that they differ.
@@ -227,6 +239,10 @@ mod tests {
 
     fn logits(rows: &[[f32; 3]]) -> Testimony {
         Tensor::from_vec(rows.concat(), (rows.len(), 3), &Device::Cpu).unwrap().into()
+    }
+
+    fn akin_to(statistics: &Testimony, stability: f64) -> Expect<'_> {
+        Expect::Kinship(Kin { statistics, steadier: false, stability })
     }
 
     fn sure() -> Testimony {
@@ -291,9 +307,9 @@ mod tests {
     #[test]
     fn a_trained_teacher_unlike_all_it_comes_from_is_refused() {
         let turned = logits(&[[0., 9., 0.], [0., 0., 9.], [9., 0., 0.], [0., 9., 0.]]);
-        let verdict = judge(&few(), Expect::Kinship(&sure(), 1.0), &turned, &sure()).unwrap();
+        let verdict = judge(&few(), akin_to(&sure(), 1.0), &turned, &sure()).unwrap();
         assert!(!verdict.accepted && verdict.reason.contains("trained from"), "{}", verdict.reason);
-        let verdict = judge(&few(), Expect::Kinship(&turned, 1.0), &turned, &sure()).unwrap();
+        let verdict = judge(&few(), akin_to(&turned, 1.0), &turned, &sure()).unwrap();
         assert_eq!((verdict.accepted, verdict.agreement, verdict.kinship), (true, 0.0, Some(1.0)), "one kin is enough");
     }
 
@@ -301,7 +317,7 @@ mod tests {
     fn kinship_a_standard_error_short_is_forgiven() {
         let judged = |kin: usize, images: usize| {
             let (start, trained) = (in_turn(images, 0), in_turn(images, images - kin));
-            judge(&GateConfig::default(), Expect::Kinship(&start, 1.0), &trained, &start)
+            judge(&GateConfig::default(), akin_to(&start, 1.0), &trained, &start)
         };
         // 0.68 of 100: the standard error is 0.047, of 1000: 0.015.
         for (kin, images, accepted) in [(68, 100, true), (64, 100, false), (680, 1000, false), (700, 1000, true)] {
@@ -319,13 +335,20 @@ mod tests {
         };
         let judged = |from: [usize; 3], to: [usize; 3]| {
             let start = logits(&rows(from));
-            judge(&GateConfig::default(), Expect::Kinship(&start, 1.0), &logits(&rows(to)), &start).unwrap()
+            judge(&GateConfig::default(), akin_to(&start, 1.0), &logits(&rows(to)), &start).unwrap()
         };
         let same = judged([50, 50, 0], [48, 47, 5]);
         assert!(same.accepted, "{}", same.reason);
         let divided = judged([98, 2, 0], [65, 2, 33]);
         assert!(divided.kinship > Some(0.6) && !divided.accepted, "{}", divided.reason);
         assert!(divided.reason.contains("trained from"), "{}", divided.reason);
+        // Where the target's statistics are steadier, those tell how many classes there are.
+        let [source, statistics, trained] = [[98, 2, 0], [60, 5, 35], [65, 2, 33]].map(|shares| logits(&rows(shares)));
+        for (steadier, accepted) in [(false, false), (true, true)] {
+            let kin = Expect::Kinship(Kin { statistics: &statistics, steadier, stability: 0.9 });
+            let verdict = judge(&GateConfig::default(), kin, &trained, &source).unwrap();
+            assert_eq!(verdict.accepted, accepted, "{}", verdict.reason);
+        }
     }
 
     #[test]
@@ -377,7 +400,7 @@ mod tests {
     fn kinship_is_asked_as_far_as_the_source_is_sure() {
         let judged = |stability| {
             let (source, trained) = (in_turn(1000, 0), in_turn(1000, 450));
-            judge(&GateConfig::default(), Expect::Kinship(&source, stability), &trained, &source).unwrap()
+            judge(&GateConfig::default(), akin_to(&source, stability), &trained, &source).unwrap()
         };
         let (sure, unsure) = (judged(1.0), judged(0.7));
         assert!(!sure.accepted && unsure.accepted, "{} / {}", sure.reason, unsure.reason);

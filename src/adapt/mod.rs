@@ -39,7 +39,7 @@ pub use memory::{MemoryPlan, memory_plan, most_pixels};
 pub use observer::{Metrics, Observer, Phase, Silent};
 pub use page::{NO_LOSSES, page};
 pub use pass::{Answers, Network, PassConfig, answer, answer_by};
-pub use report::{AdaptedBy, CandidateFigures, GroupWidth, LatencyFigures, ModelFigures, PhaseReport, Report};
+pub use report::{AdaptedBy, CandidateFigures, GroupWidth, Inputs, LatencyFigures, ModelFigures, PhaseReport, Report};
 pub use run::{Job, Outcome, run};
 pub use survey::Survey;
 pub use target::ImageSet;

@@ -57,19 +57,26 @@ impl Survey {
         };
         // Answers are about as often right as they are steady (docs/accuracy.md), of few classes or many: of images of a
         // single class those are right that name one.
-        let (steadier, stability) = match survey.source_stability >= survey.target_stability {
-            true => (source.1, survey.source_stability),
-            false => (target.1, survey.target_stability),
-        };
-        let shares = loss::class_shares(&steadier.logits, stability)?;
+        let steadier = if survey.source_is_steadier() { source.1 } else { target.1 };
+        let shares = loss::class_shares(&steadier.logits, survey.stability())?;
         survey.class_shares = shares.iter().map(|share| share * shares.len() as f64).collect();
         Ok(survey)
+    }
+
+    /// Whether the teacher is at least as steady with the source's statistics.
+    pub fn source_is_steadier(&self) -> bool {
+        self.source_stability >= self.target_stability
+    }
+
+    /// Stability with the steadier statistics.
+    pub fn stability(&self) -> f64 {
+        if self.source_is_steadier() { self.source_stability } else { self.target_stability }
     }
 
     /// Whether the source's statistics fit at least as well. Of two sets for the same weights, which no training has made
     /// sure of themselves, the steadier one answers better, unless it is steady for answering a few classes alone.
     pub fn prefers_source(&self) -> bool {
-        self.source_stability >= self.target_stability && !self.source_collapsed()
+        self.source_is_steadier() && !self.source_collapsed()
     }
 
     fn source_collapsed(&self) -> bool {

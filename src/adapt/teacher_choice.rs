@@ -1,6 +1,6 @@
 //! Phase 1 as a whole: the teachers it may go on with, and which one it takes.
 
-use super::gate::{Expect, Verdict};
+use super::gate::{Expect, Kin, Verdict};
 use super::observer::Phase;
 use super::pass::Answers;
 use super::report::{AdaptedBy, CandidateFigures};
@@ -100,8 +100,9 @@ impl Stages<'_> {
             self.drive(Phase::Teacher, context.config.teacher.steps, &mut phase)?;
             let trained = phase.into_params()?;
             let trained = if own { trained } else { self.with_statistics(graph, &trained)? };
-            let start = context.testimony(&candidates[1].answers)?;
-            let expect = Expect::Kinship(&start, survey.source_stability);
+            let statistics = &context.testimony(&candidates[1].answers)?;
+            let (steadier, stability) = (!survey.source_is_steadier(), survey.stability());
+            let expect = Expect::Kinship(Kin { statistics, steadier, stability });
             candidates.push(self.candidate(AdaptedBy::Training, trained, expect, before)?);
         }
         Ok(candidates)
