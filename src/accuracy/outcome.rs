@@ -17,7 +17,7 @@ pub struct Outcome {
     /// What was tried.
     #[serde(flatten)]
     pub trial: Trial,
-    /// More arguments that its runs got.
+    /// What else its runs were asked for.
     pub arguments: Vec<String>,
     /// Percentage of target images answered right.
     pub accuracy: f64,
@@ -111,25 +111,22 @@ impl Results {
         Ok(Self { path, outcomes })
     }
 
-    /// What came of `trial` with the same arguments and version before.
-    pub fn find(&self, trial: &Trial, arguments: &[String]) -> Option<&Outcome> {
-        let version = env!("CARGO_PKG_VERSION");
-        self.outcomes.iter().find(|o| o.trial == *trial && o.arguments == arguments && o.version == version)
+    /// Those that this version came to with these arguments: what may be compared.
+    pub fn by(&self, arguments: &[String]) -> Vec<Outcome> {
+        let comparable = |o: &&Outcome| o.arguments == arguments && o.version == env!("CARGO_PKG_VERSION");
+        self.outcomes.iter().filter(comparable).cloned().collect()
     }
 
-    /// Adds an outcome in the place of an earlier one of the same trial and writes the file.
+    /// Puts an outcome in the place of an earlier one of the same trial and writes the file.
     ///
     /// # Errors
     /// [`Error::Io`].
     pub fn add(&mut self, outcome: Outcome) -> Result<()> {
-        self.outcomes.retain(|earlier| earlier.trial != outcome.trial);
-        self.outcomes.push(outcome);
+        match self.outcomes.iter_mut().find(|earlier| earlier.trial == outcome.trial) {
+            Some(earlier) => *earlier = outcome,
+            None => self.outcomes.push(outcome),
+        }
         let lines: String = self.outcomes.iter().map(|o| format!("{}\n", serde_json::json!(o))).collect();
         write_bytes_atomic(&self.path, lines.as_bytes())
-    }
-
-    /// All of them.
-    pub fn outcomes(&self) -> &[Outcome] {
-        &self.outcomes
     }
 }

@@ -1,5 +1,6 @@
 //! One method on one task with one seed, as runs of `adapt`.
 
+use std::fmt;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -18,6 +19,12 @@ pub struct Trial {
     pub removed: f64,
     /// Seed of every random draw.
     pub seed: u64,
+}
+
+impl fmt::Display for Trial {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "task={} method={} removed={} seed={}", self.task, self.method, self.removed, self.seed)
+    }
 }
 
 /// One run of `adapt`.

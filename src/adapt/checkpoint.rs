@@ -147,8 +147,8 @@ impl Checkpoint {
             return Ok(());
         };
         Err(Error::Config(format!(
-            "{}: {differs} from the run that wrote this checkpoint; repeat that run's command to resume it, or start anew \
-             without --resume",
+            "{}: {differs} from the run that wrote this checkpoint; repeat that run's command to resume it, or throw it \
+             away with --restart",
             path.display()
         )))
     }

@@ -294,7 +294,9 @@ fn verdict(stages: &Stages, (before, adapted, after): (&Answers, &Adapted, &Answ
         reasons.extend(rare.complaint(repaired));
     }
     let trained = stages.candidate_figures().iter().find(|c| c.by == AdaptedBy::Training);
-    if let Some(ruined) = trained.filter(|c| !c.gate.accepted) {
+    // That the images are too few is told once, of the student.
+    let told = context.judged_on().len() >= context.config.gate.min_images;
+    if let Some(ruined) = trained.filter(|c| told && !c.gate.accepted) {
         reasons.push(format!("training the teacher on these images failed: {}", ruined.gate.reason));
     }
     if reasons.is_empty() {

@@ -20,7 +20,7 @@ use crate::adapt::{AdaptConfig, Report};
 use crate::board::{end_with_parent, signal_child};
 use crate::data::{Source, SourceConfig};
 use crate::model::Teacher;
-use crate::weights::{ModelDescription, write_bytes_atomic};
+use crate::weights::{ModelDescription, sha256_file, write_bytes_atomic};
 use crate::{Error, Result};
 
 /// Arguments of `bench accuracy`.
@@ -35,7 +35,8 @@ pub(super) struct AccuracyArgs {
     /// Folder of its teachers, NAME-DOMAIN.safetensors
     #[arg(long, value_name = "DIR")]
     teachers: PathBuf,
-    /// Folder of the results; what is there already is not computed again, what was interrupted goes on
+    /// Folder of the results; what the same settings, teachers and images gave there is not computed again, what was
+    /// interrupted goes on
     #[arg(long, value_name = "DIR")]
     pub(super) out: PathBuf,
     /// Only tasks with this in their name; repeatable
@@ -51,7 +52,7 @@ pub(super) struct AccuracyArgs {
     /// Runs of each, with the seeds 0, 1, …
     #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u64).range(1..=100))]
     pub(super) seeds: u64,
-    /// Adapt by the whole method to bad samples of the tasks' images instead: few, one-sided, noise, five in a row
+    /// Adapt by the whole method to bad samples of the tasks' images instead, see --cases
     #[arg(long, conflicts_with_all = ["methods", "removed"])]
     worst: bool,
     /// Which samples: few, missing-class, one-class, noise, sorted, stream, in-a-row [default: all]
@@ -101,19 +102,28 @@ impl AccuracyArgs {
         let mut results = Results::open(self.out.join("results.jsonl"))?;
         let trials = trials(&tasks, methods, &self.removed, self.seeds);
         for (index, trial) in trials.iter().enumerate() {
-            if results.find(trial, &self.arguments).is_none() {
-                log::info!("trial {}/{} {}", index + 1, trials.len(), trial.folder(Path::new("")).display());
-                let task = tasks.iter().find(|task| task.name == trial.task);
-                results.add(self.attempt(trial, task.unwrap_or(&tasks[0]), &stop)?)?;
-            }
+            log::info!("trial {}/{} {trial}", index + 1, trials.len());
+            let task = tasks.iter().find(|task| task.name == trial.task);
+            results.add(self.attempt(trial, task.unwrap_or(&tasks[0]), &stop)?)?;
             let title = format!("secateur bench accuracy: {}", self.suite);
-            write_bytes_atomic(self.out.join("results.md"), markdown(results.outcomes()).as_bytes())?;
-            write_bytes_atomic(self.out.join("results.html"), page(&title, results.outcomes()).as_bytes())?;
+            let comparable = results.by(&self.settings());
+            write_bytes_atomic(self.out.join("results.md"), markdown(&comparable).as_bytes())?;
+            write_bytes_atomic(self.out.join("results.html"), page(&title, &comparable).as_bytes())?;
         }
+        let comparable = results.by(&self.settings());
         if self.json {
-            return results.outcomes().iter().try_for_each(|outcome| print(&serde_json::json!(outcome).to_string()));
+            return comparable.iter().try_for_each(|outcome| print(&serde_json::json!(outcome).to_string()));
         }
-        print(&markdown(results.outcomes()))
+        print(&markdown(&comparable))
+    }
+
+    /// What outcomes in one table have in common: everything asked for but tasks, methods, fractions and seeds.
+    fn settings(&self) -> Vec<String> {
+        let mask_steps = self.mask_steps.map(std::num::NonZero::get);
+        let steps =
+            [("--adapt-steps", self.adapt_steps), ("--mask-steps", mask_steps), ("--tune-steps", self.tune_steps)];
+        let given = steps.into_iter().filter_map(|(flag, steps)| Some([flag.to_string(), steps?.to_string()]));
+        self.arguments.iter().cloned().chain(given.flatten()).collect()
     }
 
     /// The phases' updates on `task`.
@@ -134,10 +144,10 @@ impl AccuracyArgs {
         let reports = (trial.stages(&self.out, steps).iter())
             .map(|stage| self.adapt(stage, task, stop))
             .collect::<Result<Vec<Report>>>()?;
-        Outcome::of(trial, &self.arguments, &reports, &folder)
+        Outcome::of(trial, &self.settings(), &reports, &folder)
     }
 
-    /// Runs `adapt`, or goes on with it, unless it was done before with the same arguments.
+    /// Runs `adapt`, or goes on with it, unless it was done before with the same arguments, teacher, images and version.
     pub(super) fn adapt(&self, stage: &Stage, task: &Task, stop: &AtomicBool) -> Result<Report> {
         if let Some(folder) = stage.report.parent() {
             fs::create_dir_all(folder).map_err(|e| Error::io("create folder", folder, e))?;
@@ -160,7 +170,11 @@ impl AccuracyArgs {
         if stage.classes_asked && !self.arguments.iter().any(|argument| argument.starts_with("--min-class-share")) {
             arguments.extend(["--min-class-share", "0"].map(String::from));
         }
-        let (record, command) = (stage.report.with_extension("arguments"), arguments.join("\n"));
+        let (teacher, images) =
+            (sha256_file(&teacher)?, Source::open(&task.target, &SourceConfig::default())?.digest());
+        let inputs = [env!("CARGO_PKG_VERSION"), &teacher, &images].map(String::from);
+        let command = [&arguments[..], &inputs].concat().join("\n");
+        let record = stage.report.with_extension("arguments");
         let same = fs::read_to_string(&record).is_ok_and(|earlier| earlier == command);
         if same && stage.report.exists() {
             return read(&stage.report);

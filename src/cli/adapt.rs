@@ -1,6 +1,6 @@
 //! `secateur adapt`: the main job.
 
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsString;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -22,6 +22,10 @@ use crate::{Error, Result};
 /// Stands for a model whose input is not known.
 const ANY_INPUT: [usize; 3] = [3, 224, 224];
 
+/// The report's name beside the student, and beside a refused one.
+const REPORT: &str = "report.json";
+const REFUSED_REPORT: &str = "report.refused.json";
+
 /// Arguments of `adapt`.
 #[derive(Debug, Args)]
 pub(super) struct AdaptArgs {
@@ -34,14 +38,14 @@ pub(super) struct AdaptArgs {
     /// Labelled source images for replay, if there are any on the device
     #[arg(long, value_name = "PATH")]
     source: Option<PathBuf>,
-    /// Where to write the student
+    /// Where to write the student; a refused one goes to FILE.refused
     #[arg(long, value_name = "FILE")]
     out: PathBuf,
-    /// Also write the adapted, unpruned teacher
+    /// Also write the adapted, unpruned teacher; that of a refused student goes to FILE.refused
     #[arg(long, value_name = "FILE")]
     adapted_out: Option<PathBuf>,
     /// Where to write the report; a page that shows it goes beside it [default: report.json and report.html beside the
-    /// student]
+    /// student, report.refused.json and report.refused.html of a refused one]
     #[arg(long, value_name = "FILE")]
     report: Option<PathBuf>,
     /// For --budget latency=…: times of layers measured on this device, read if they are there and fit, else measured and
@@ -86,7 +90,7 @@ impl AdaptArgs {
     pub fn run(self) -> Result<()> {
         let stop = stop_flag()?;
         let checkpoint = self.checkpoint.unwrap_or_else(|| with_suffix(&self.out, ".checkpoint"));
-        let report_path = self.report.unwrap_or_else(|| self.out.with_file_name("report.json"));
+        let report_path = self.report.clone().unwrap_or_else(|| self.out.with_file_name(REPORT));
         let page_path = page_path(&report_path);
         let mut outputs = vec![
             ("--out", &self.out),
@@ -169,7 +173,7 @@ impl AdaptArgs {
         };
         let mut observer = Recorded::new(Progress::new(), self.progress.as_deref())?;
         let outcome = adapt::run(job, &mut observer)?;
-        let written = write_outcome(&outcome, &self.out, self.adapted_out.as_deref(), &report_path)?;
+        let written = write_outcome(&outcome, &self.out, self.adapted_out.as_deref(), self.report.as_deref())?;
         remove(&checkpoint)?;
         print(&if self.json { summary(&outcome.report).to_string() } else { table(&outcome.report) })?;
         log::info!("student written path={} report={}", written.student.display(), written.report.display());
@@ -189,26 +193,25 @@ pub(super) struct Written {
     pub report: PathBuf,
 }
 
-/// Writes student, adapted teacher, report and page. A refused student goes beside `out`, never in its place, and where one
-/// from before stays there, so does its report.
+/// Writes student, adapted teacher, report and page; the report to `report`, else beside the student. What is refused goes
+/// beside what it would replace, never in its place.
 pub(super) fn write_outcome(
     outcome: &Outcome,
     out: &Path,
     adapted_out: Option<&Path>,
-    report_path: &Path,
+    report: Option<&Path>,
 ) -> Result<Written> {
-    let stays = !outcome.report.gate.accepted && out.exists();
-    if stays {
+    let accepted = outcome.report.gate.accepted;
+    if !accepted && out.exists() {
         log::warn!("the student from before is left as it was path={}", out.display());
     }
-    let student = match outcome.report.gate.accepted {
-        true => out.to_path_buf(),
-        false => with_suffix(out, ".refused"),
-    };
-    let report_path = if stays { refused_report(report_path) } else { report_path.to_path_buf() };
+    let place = |path: &Path| if accepted { path.to_path_buf() } else { with_suffix(path, ".refused") };
+    let default = if accepted { REPORT } else { REFUSED_REPORT };
+    let report_path = report.map_or_else(|| out.with_file_name(default), Path::to_path_buf);
+    let student = place(out);
     outcome.student.save(&student)?;
     if let Some(path) = adapted_out {
-        outcome.adapted.save(path)?;
+        outcome.adapted.save(&place(path))?;
     }
     let mut report = serde_json::to_vec_pretty(&outcome.report)
         .map_err(|e| Error::Config(format!("report cannot be written as JSON: {e}")))?;
@@ -216,14 +219,6 @@ pub(super) fn write_outcome(
     write_bytes_atomic(&report_path, &report)?;
     write_bytes_atomic(page_path(&report_path), page(&outcome.report).as_bytes())?;
     Ok(Written { student, report: report_path })
-}
-
-/// Where the report of a refused student goes beside that of one which stays.
-fn refused_report(report: &Path) -> PathBuf {
-    let extension = report.extension().unwrap_or(OsStr::new("json"));
-    let mut name = OsString::from("refused.");
-    name.push(extension);
-    report.with_extension(name)
 }
 
 /// Where the page lies that shows a report.

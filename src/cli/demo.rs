@@ -87,7 +87,8 @@ impl DemoArgs {
             fs::create_dir_all(folder).map_err(|e| Error::io("create folder", folder, e))?;
             write_bytes_atomic(folder.join("teacher.safetensors"), TEACHER)?;
             let (student, adapted) = (folder.join("student.safetensors"), folder.join("adapted.safetensors"));
-            write_outcome(&outcome, &student, Some(&adapted), &folder.join("report.json"))?;
+            let written = write_outcome(&outcome, &student, Some(&adapted), None)?;
+            log::info!("student written path={} report={}", written.student.display(), written.report.display());
         }
         print(&if self.json { summary(&outcome.report).to_string() } else { table(&outcome.report) })?;
         match outcome.report.gate.accepted {

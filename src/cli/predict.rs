@@ -1,6 +1,7 @@
 //! `secateur predict`: the most likely classes of images, or logits of raw tensors.
 
 use std::collections::BTreeMap;
+use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 
 use candle_core::{Device, Tensor};
@@ -9,7 +10,7 @@ use serde_json::{Value, json};
 
 use super::model_args::{InferArgs, ModelArgs};
 use super::output::print;
-use crate::data::{Image, ImageLimits, Source, SourceConfig, read_image};
+use crate::data::{Image, ImageLimits, images_below, read_image};
 use crate::model::Runner;
 use crate::weights::{TensorFile, write_atomic};
 use crate::{Error, Result};
@@ -19,12 +20,12 @@ use crate::{Error, Result};
 pub(super) struct PredictArgs {
     /// The model: teacher or student
     model: PathBuf,
-    /// Image files, or folders of them
+    /// Image files, or folders with images in and below them
     #[arg(required_unless_present = "input", conflicts_with = "input")]
     images: Vec<PathBuf>,
     /// How many classes to name
-    #[arg(long, value_name = "K", default_value_t = 3)]
-    top: usize,
+    #[arg(long, value_name = "K", default_value = "3")]
+    top: NonZeroUsize,
     /// A safetensors file with a normalised f32 tensor `input` [N, C, H, W], instead of images
     #[arg(long, value_name = "FILE", requires = "output")]
     input: Option<PathBuf>,
@@ -45,7 +46,7 @@ impl PredictArgs {
         let mut model = self.infer.runner(BATCH, |device| self.args.load(&self.model, device))?;
         match (&self.input, &self.output) {
             (Some(input), Some(output)) => run_tensors(&mut model, input, output),
-            _ => run_images(&mut model, &self.images, self.top, self.json),
+            _ => run_images(&mut model, &self.images, self.top.get(), self.json),
         }
     }
 }
@@ -70,7 +71,8 @@ fn run_tensors(model: &mut Runner, input: &Path, output: &Path) -> Result<()> {
 fn run_images(model: &mut Runner, paths: &[PathBuf], top: usize, as_json: bool) -> Result<()> {
     let mut failed = None;
     let mut results = Vec::new();
-    let mut answer = |name: String, image: Result<Image>| -> Result<()> {
+    let mut answer = |path: &Path, image: Result<Image>| -> Result<()> {
+        let name = path.display().to_string();
         // One broken image does not keep the others from their answer.
         match image.and_then(|image| predict(model, &image, top)) {
             Ok(ranked) => {
@@ -91,10 +93,10 @@ fn run_images(model: &mut Runner, paths: &[PathBuf], top: usize, as_json: bool) 
         Ok(())
     };
     for path in paths {
-        match path.is_dir().then(|| Source::open(path, &SourceConfig::default())) {
-            Some(Ok(folder)) => (0..folder.len()).try_for_each(|i| answer(folder.name(i), folder.decode(i)))?,
-            Some(Err(error)) => answer(path.display().to_string(), Err(error))?,
-            None => answer(path.display().to_string(), read_image(path, &ImageLimits::default()))?,
+        let files = if path.is_dir() { images_below(path) } else { Ok(vec![path.clone()]) };
+        match files {
+            Ok(files) => files.iter().try_for_each(|file| answer(file, read_image(file, &ImageLimits::default())))?,
+            Err(error) => answer(path, Err(error))?,
         }
     }
     if as_json {

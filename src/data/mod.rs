@@ -38,4 +38,4 @@ pub use loader::{LoaderConfig, OrderedPass, TrainLoader};
 pub use plan::{LoaderState, Subset};
 pub use preprocess::{Interpolation, Preprocess};
 pub use screen::{ScreenConfig, Screened, screen};
-pub use source::{Source, SourceConfig};
+pub use source::{Source, SourceConfig, images_below};

@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-use super::program;
 use super::workplace::{PER_CLASS, Workplace};
+use super::{program, teacher};
 
 const SUITE: &str = "bench accuracy --suite office31 --data data --teachers teachers --out results --seeds 1 \
     --methods source,statistics,adapted,prune-then-adapt,tcp,admp --removed 0.5 \
@@ -60,6 +60,22 @@ fn every_method_has_its_figures_and_nothing_is_computed_twice() {
         let text = String::from_utf8(place.bytes(&format!("results/{file}"))).unwrap();
         assert!(text.contains("prune-then-adapt") && text.contains("tiny-amazon-to-webcam"), "{file}: {text}");
     }
+}
+
+#[test]
+fn other_settings_or_another_teacher_are_computed_anew_and_not_mixed() {
+    let place = place();
+    let suite = SUITE.replace("source,statistics,adapted,prune-then-adapt,tcp,admp", "source,adapted");
+    let run = |suite: &str| outcomes(&place.run(&format!("{suite} {MORE}")).ends_with(&[0]).stdout);
+    let first = run(&suite);
+    let longer = run(&suite.replace("--adapt-steps 4", "--adapt-steps 5").replace("source,adapted", "adapted"));
+    assert_eq!(longer.len(), 1, "the row of four steps is not beside the one of five: {longer:?}");
+    assert_ne!(longer[0]["gate"], first[1]["gate"]);
+    assert_eq!(run(&suite)[1]["gate"], first[1]["gate"], "the same again");
+    teacher::write_untrained(&place.path("teachers/tiny-amazon.safetensors"), 8);
+    let other = run(&suite);
+    assert_ne!(other[0]["accuracy"], first[0]["accuracy"]);
+    assert_ne!(other[1]["gate"], first[1]["gate"]);
 }
 
 #[test]

@@ -2,8 +2,6 @@
 
 use std::fs;
 
-use serde_json::Value;
-
 use super::teacher;
 use super::workplace::{JOB, SHORT, Workplace};
 
@@ -20,8 +18,11 @@ fn a_collapsed_student_is_refused_and_the_old_one_stays() {
     let place = Workplace::new();
     place.write("student.safetensors", "the student in use");
     place.write("report.json", "its report");
-    let finished = place.run(&format!("{} --json", ruinous())).ends_with(&[1]);
+    place.write("adapted.safetensors", "its teacher");
+    let finished = place.run(&format!("{} --json --adapted-out adapted.safetensors", ruinous())).ends_with(&[1]);
     assert_eq!(place.bytes("student.safetensors"), b"the student in use");
+    assert_eq!(place.bytes("adapted.safetensors"), b"its teacher");
+    place.run("inspect adapted.safetensors.refused").ends_with(&[0]);
     let summary = finished.json();
     assert_eq!(summary["gate"]["accepted"], false);
     let reason = summary["gate"]["reason"].as_str().unwrap();
@@ -29,7 +30,7 @@ fn a_collapsed_student_is_refused_and_the_old_one_stays() {
     finished.logs(&[reason, "student.safetensors.refused", "report.refused.json"]);
     assert_eq!(place.bytes("report.json"), b"its report");
     assert!(place.path("report.refused.html").exists() && !place.path("report.html").exists());
-    let report: Value = serde_json::from_slice(&place.bytes("report.refused.json")).unwrap();
+    let report = place.refused_report();
     assert_eq!((&report["gate"]["accepted"], &report["gate"]["reason"]), (&false.into(), &reason.into()));
     place.run("inspect student.safetensors.refused").ends_with(&[0]);
     assert!(!place.path("student.safetensors.checkpoint").exists());
@@ -45,7 +46,9 @@ fn the_table_names_the_refusal() {
         finished.stdout
     );
     assert!(!place.path("student.safetensors").exists());
-    assert_eq!(place.report()["gate"]["accepted"], false, "no student, so no other report to keep");
+    assert!(!place.path("report.json").exists());
+    place.run(&format!("{} --report r.json", ruinous())).ends_with(&[1]);
+    assert!(place.path("r.json").exists() && place.path("r.html").exists(), "where it was asked for");
 }
 
 #[test]
@@ -71,7 +74,7 @@ fn a_class_that_never_comes_is_named_and_the_student_refused() {
     let reason = refused["reason"].as_str().unwrap();
     assert!(refused["accepted"] == false && reason.contains("--min-class-share 0 asks for none"), "{reason}");
     assert!(reason.contains("class \"rows\" seems to have 0."), "{reason}");
-    let shares = place.report()["survey"]["class_shares"].clone();
+    let shares = place.refused_report()["survey"]["class_shares"].clone();
     let shares: Vec<f64> = shares.as_array().unwrap().iter().map(|share| share.as_f64().unwrap()).collect();
     let rarest = shares.iter().copied().fold(f64::INFINITY, f64::min);
     assert!((0.0..0.5).contains(&rarest), "{shares:?}");

@@ -88,6 +88,8 @@ fn a_folder_stands_for_its_images() {
     let all = told("images/ring images/rows/00.png");
     assert_eq!(all.lines().count(), PER_CLASS + 1);
     assert!(all.contains(told("images/ring/00.png").trim()) && all.contains(told("images/rows/00.png").trim()));
+    std::fs::copy(place.path("images/ring/00.png"), place.path("images/beside.png")).unwrap();
+    assert_eq!(told("images").lines().count(), 4 * PER_CLASS + 1, "in the folder and below");
     std::fs::create_dir(place.path("empty")).unwrap();
     place.run("predict teacher.safetensors empty images/rows/00.png").ends_with(&[2]).logs(&["empty: "]);
 }

@@ -70,4 +70,10 @@ impl Workplace {
     pub fn report(&self) -> Value {
         serde_json::from_slice(&self.bytes("report.json")).unwrap()
     }
+
+    /// The report beside a refused student.
+    #[track_caller]
+    pub fn refused_report(&self) -> Value {
+        serde_json::from_slice(&self.bytes("report.refused.json")).unwrap()
+    }
 }

@@ -131,6 +131,19 @@ fn list(folder: &Path) -> Result<Vec<Entry>> {
     Ok(entries)
 }
 
+/// The images in `folder` and below it, whatever class they are of, sorted within each folder.
+///
+/// # Errors
+/// [`Error::Io`] if a folder cannot be listed; [`Error::Data`] if there is no image.
+pub fn images_below(folder: &Path) -> Result<Vec<PathBuf>> {
+    let mut files = Vec::new();
+    walk(folder, None, &mut files)?;
+    if files.is_empty() {
+        return Err(Error::data(folder, format!("expected images ({}), got none", EXTENSIONS.join(", "))));
+    }
+    Ok(files.into_iter().map(|file| file.path).collect())
+}
+
 /// Collects the images below `folder`, in sorted order.
 fn walk(folder: &Path, label: Option<usize>, files: &mut Vec<ImageFile>) -> Result<()> {
     for entry in list(folder)? {

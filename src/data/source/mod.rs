@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use self::folder::FolderSource;
+pub use self::folder::images_below;
 use self::idx::IdxSource;
 use self::tensors::TensorSource;
 use super::decode::ImageLimits;
