@@ -11,6 +11,7 @@ use std::time::Duration;
 use candle_core::Device;
 use clap::Args;
 
+use super::adapt::refused;
 use super::output::print;
 use super::signals::stop_flag;
 use crate::accuracy::{
@@ -233,13 +234,6 @@ impl AccuracyArgs {
 /// Where the student of an ended run lies, whatever the gate said.
 pub(super) fn written(student: &Path) -> PathBuf {
     if student.exists() { student.to_path_buf() } else { refused(student) }
-}
-
-/// Where `adapt` writes a student that the gate refused.
-fn refused(student: &Path) -> PathBuf {
-    let mut name = student.as_os_str().to_owned();
-    name.push(".refused");
-    PathBuf::from(name)
 }
 
 fn read(report: &Path) -> Result<Report> {

@@ -91,16 +91,22 @@ impl AdaptArgs {
         let stop = stop_flag()?;
         let checkpoint = self.checkpoint.unwrap_or_else(|| with_suffix(&self.out, ".checkpoint"));
         let report_path = self.report.clone().unwrap_or_else(|| self.out.with_file_name(REPORT));
-        let page_path = page_path(&report_path);
         let mut outputs = vec![
-            ("--out", &self.out),
-            ("--checkpoint", &checkpoint),
-            ("--report", &report_path),
-            ("page beside --report", &page_path),
+            ("--out", self.out.clone()),
+            ("a refused --out", refused(&self.out)),
+            ("--checkpoint", checkpoint.clone()),
+            ("--report", report_path.clone()),
+            ("page beside --report", page_path(&report_path)),
         ];
-        outputs.extend(self.adapted_out.as_ref().map(|path| ("--adapted-out", path)));
-        outputs.extend(self.latency_table.as_ref().map(|path| ("--latency-table", path)));
-        outputs.extend(self.progress.as_ref().map(|path| ("--progress", path)));
+        if self.report.is_none() {
+            let path = self.out.with_file_name(REFUSED_REPORT);
+            outputs.extend([("page beside a refused --report", page_path(&path)), ("a refused --report", path)]);
+        }
+        if let Some(path) = &self.adapted_out {
+            outputs.extend([("--adapted-out", path.clone()), ("a refused --adapted-out", refused(path))]);
+        }
+        outputs.extend(self.latency_table.clone().map(|path| ("--latency-table", path)));
+        outputs.extend(self.progress.clone().map(|path| ("--progress", path)));
         let mut inputs = vec![("--teacher", &self.teacher), ("--target", &self.target)];
         inputs.extend(self.source.as_ref().map(|path| ("--source", path)));
         check_outputs(&outputs, &inputs)?;
@@ -205,7 +211,7 @@ pub(super) fn write_outcome(
     if !accepted && out.exists() {
         log::warn!("the student from before is left as it was path={}", out.display());
     }
-    let place = |path: &Path| if accepted { path.to_path_buf() } else { with_suffix(path, ".refused") };
+    let place = |path: &Path| if accepted { path.to_path_buf() } else { refused(path) };
     let default = if accepted { REPORT } else { REFUSED_REPORT };
     let report_path = report.map_or_else(|| out.with_file_name(default), Path::to_path_buf);
     let student = place(out);
@@ -226,6 +232,11 @@ fn page_path(report: &Path) -> PathBuf {
     report.with_extension("html")
 }
 
+/// Where goes what is refused in the place of `path`.
+pub(super) fn refused(path: &Path) -> PathBuf {
+    with_suffix(path, ".refused")
+}
+
 /// `path` with `suffix` behind its whole name.
 fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
     let mut name = OsString::from(path.as_os_str());
@@ -234,11 +245,9 @@ fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
 }
 
 /// Refuses output paths that cannot work before hours of computing.
-fn check_outputs(outputs: &[(&str, &PathBuf)], inputs: &[(&str, &PathBuf)]) -> Result<()> {
-    for (index, (flag, path)) in outputs.iter().enumerate() {
-        if let Some((other, _)) = outputs[..index].iter().find(|(_, earlier)| earlier == path) {
-            return Err(Error::Usage(format!("{flag} {}: expected another file than {other}", path.display())));
-        }
+fn check_outputs(outputs: &[(&str, PathBuf)], inputs: &[(&str, &PathBuf)]) -> Result<()> {
+    let mut earlier: Vec<(&str, PathBuf)> = Vec::new();
+    for (flag, path) in outputs {
         if path.is_dir() {
             return Err(Error::Usage(format!("{flag} {}: expected a file, got a folder", path.display())));
         }
@@ -251,6 +260,11 @@ fn check_outputs(outputs: &[(&str, &PathBuf)], inputs: &[(&str, &PathBuf)]) -> R
         }
         let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
         fs::create_dir_all(folder).map_err(|e| Error::io("create folder", folder, e))?;
+        let resolved = folder.canonicalize().unwrap_or_default().join(path.file_name().unwrap_or_default());
+        if let Some((other, _)) = earlier.iter().find(|(_, path)| *path == resolved) {
+            return Err(Error::Usage(format!("{flag} {}: expected another file than {other}", path.display())));
+        }
+        earlier.push((flag, resolved));
         // A name of this process alone: nobody's file is overwritten.
         let probe = with_suffix(path, &format!(".{}.tmp", std::process::id()));
         fs::write(&probe, b"").map_err(|e| Error::io("write into", folder, e))?;

@@ -51,6 +51,7 @@ fn outputs_that_cannot_be_written_are_refused_before_the_work() {
     let place = Workplace::new();
     place.write("student.safetensors", "the student in use");
     place.write("student.safetensors.tmp", "somebody's file");
+    place.write("student.safetensors.refused", "a teacher");
     for (more, reason) in [
         ("--report images", "--report images: expected a file, got a folder"),
         ("--adapted-out images", "--adapted-out images: expected a file, got a folder"),
@@ -61,8 +62,20 @@ fn outputs_that_cannot_be_written_are_refused_before_the_work() {
         ("--report student.safetensors", "--report student.safetensors: expected another file than --out"),
         ("--checkpoint student.safetensors", "--checkpoint student.safetensors: expected another file than --out"),
         ("--adapted-out report.json", "--adapted-out report.json: expected another file than --report"),
+        (
+            "--adapted-out images/../report.json",
+            "--adapted-out images/../report.json: expected another file than --report",
+        ),
+        ("--adapted-out student.safetensors.refused", "expected another file than a refused --out"),
+        ("--progress report.refused.json", "expected another file than a refused --report"),
+        (
+            "--teacher student.safetensors.refused",
+            "a refused --out student.safetensors.refused: would overwrite what --teacher reads",
+        ),
     ] {
-        let finished = place.run(&format!("{JOB} {more}")).fails_naming(&[reason]);
+        let job =
+            if more.starts_with("--teacher") { JOB.replace("--teacher teacher.safetensors", "") } else { JOB.into() };
+        let finished = place.run(&format!("{job} {more}")).fails_naming(&[reason]);
         assert!(!finished.stderr.contains("adaptation started"), "{more}: refused only after work");
     }
     place
