@@ -71,6 +71,13 @@ impl Workplace {
         serde_json::from_slice(&self.bytes("report.json")).unwrap()
     }
 
+    /// What a run wrote under `name`, or, refused, under `name` with `.refused`.
+    #[track_caller]
+    pub fn outcome(&self, name: &str) -> Vec<u8> {
+        let refused = format!("{name}.refused");
+        self.bytes(if self.path(name).exists() { name } else { &refused })
+    }
+
     /// The report beside a refused student.
     #[track_caller]
     pub fn refused_report(&self) -> Value {
