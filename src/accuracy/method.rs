@@ -20,12 +20,14 @@ pub enum Method {
     Adapted,
     /// Prune the source model by magnitude, then adapt what is left: the paper's naive combination.
     PruneThenAdapt,
-    /// One-shot pruning of the adapted teacher by the norm of weights, then distillation.
+    /// Pruning of the adapted teacher in rounds by the norm of weights, with distillation.
     Magnitude,
-    /// One-shot pruning of the adapted teacher by the squared first-order Taylor term (empirical Fisher), then distillation:
+    /// Pruning of the adapted teacher in rounds by the squared first-order Taylor term (empirical Fisher), with distillation:
     /// what `adapt` does.
     Taylor,
-    /// One-shot pruning of the adapted teacher by TCP's criterion, the first-order Taylor term of phase 1's loss, then
+    /// The same at once, then distillation.
+    TaylorAtOnce,
+    /// Pruning of the adapted teacher in rounds by TCP's criterion, the first-order Taylor term of phase 1's loss, with
     /// distillation.
     Tcp,
     /// ADMP without the adversarial soft mask.
@@ -62,21 +64,20 @@ impl Steps {
 
     pub(super) fn arguments(self) -> Vec<String> {
         let steps = [("--adapt-steps", self.adapt), ("--tune-steps", self.tune), ("--mask-steps", self.mask)];
-        // Without masks there is no such argument.
-        let steps = steps.into_iter().take(if self.mask > 0 { 3 } else { 2 });
-        steps.flat_map(|(flag, steps)| [flag.to_string(), steps.to_string()]).collect()
+        steps.into_iter().flat_map(|(flag, steps)| [flag.to_string(), steps.to_string()]).collect()
     }
 }
 
 impl Method {
     /// All methods, in the table's order.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::Source,
         Self::Statistics,
         Self::Adapted,
         Self::PruneThenAdapt,
         Self::Magnitude,
         Self::Taylor,
+        Self::TaylorAtOnce,
         Self::Tcp,
         Self::AdmpNoAdversary,
         Self::AdmpRandom,
@@ -94,9 +95,10 @@ impl Method {
         let (named, steps): (&[&str], Steps) = match self {
             Self::Source | Self::Statistics | Self::Adapted => (&["--no-prune"], Steps { mask: 0, ..steps }),
             Self::PruneThenAdapt => (&["--importance", "magnitude"], Steps { adapt: 0, mask: 0, tune: 0 }),
-            Self::Magnitude => (&["--importance", "magnitude"], steps.at_once()),
-            Self::Taylor => (&["--importance", "fisher"], steps.at_once()),
-            Self::Tcp => (&["--importance", "transfer"], steps.at_once()),
+            Self::Magnitude => (&["--importance", "magnitude"], steps),
+            Self::Taylor => (&["--importance", "fisher"], steps),
+            Self::TaylorAtOnce => (&["--importance", "fisher"], steps.at_once()),
+            Self::Tcp => (&["--importance", "transfer"], steps),
             Self::AdmpNoAdversary => (&["--admp", "--soft-mask", "off"], steps),
             Self::AdmpRandom => (&["--admp", "--soft-mask", "random"], steps),
             Self::AdmpNoAdmm => (&["--admp", "--no-admm"], steps),
@@ -115,6 +117,7 @@ impl fmt::Display for Method {
             Self::PruneThenAdapt => "prune-then-adapt",
             Self::Magnitude => "magnitude",
             Self::Taylor => "taylor",
+            Self::TaylorAtOnce => "taylor-at-once",
             Self::Tcp => "tcp",
             Self::AdmpNoAdversary => "admp-no-adversary",
             Self::AdmpRandom => "admp-random",

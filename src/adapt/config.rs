@@ -40,11 +40,12 @@ pub struct TeacherConfig {
 /// Phase 2: which channels go.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct MaskConfig {
-    /// Whether masks are trained to find the channels (ADMP); otherwise the ranking decides at once, and what follows here
-    /// but `criterion` and `importance_batches` has no effect on a run.
+    /// Whether masks are trained to find the channels (ADMP); otherwise the ranking decides, in rounds.
     pub admp: bool,
-    /// Updates.
+    /// Updates; without ADMP between the rounds, and 0 removes all at once.
     pub steps: usize,
+    /// Rounds of removal without ADMP.
+    pub rounds: usize,
     /// Initial learning rate of the weights.
     pub lr: f64,
     /// The hard mask's updates.
@@ -63,8 +64,32 @@ pub struct MaskConfig {
     pub probe_weight: f64,
     /// How channels are ranked.
     pub criterion: Criterion,
-    /// Batches the ranking is estimated from.
+    /// Batches the ranking is estimated from, if there is but one.
     pub importance_batches: usize,
+    /// Batches each round's ranking and statistics are estimated from.
+    pub round_batches: usize,
+}
+
+impl MaskConfig {
+    /// Rounds that there are updates between.
+    fn all_rounds(&self) -> usize {
+        self.rounds.min(self.steps + 1)
+    }
+
+    /// Which round of removal comes before `step`, if one does: the first before the first; the last comes after all.
+    pub fn round_before(&self, step: usize) -> Option<usize> {
+        let gaps = self.all_rounds() - 1;
+        (0..gaps).find(|gap| gap * self.steps / gaps == step).map(|gap| gap + 1)
+    }
+
+    /// Part of the way to the budget after `round`, where `left` of its measure may be left at the end: each round takes the
+    /// same part of what it finds.
+    pub fn progress(&self, round: usize, left: f64) -> f64 {
+        if left >= 1.0 {
+            return 1.0;
+        }
+        (1.0 - left.powf(round as f64 / self.all_rounds() as f64)) / (1.0 - left)
+    }
 }
 
 /// Phase 3: fine-tuning after the removal.
@@ -131,29 +156,21 @@ impl AdaptConfig {
         Self::for_input([p.channels, p.height, p.width])
     }
 
-    /// This with the channels found by ADMP; fine-tuning has the fewer updates for it.
+    /// This with the channels found by ADMP.
     #[must_use]
     pub const fn with_admp(mut self) -> Self {
-        self.fine_tune.steps -= self.replaces_masks();
         self.mask.admp = true;
         self
     }
 
     /// This with more updates of fine-tuning where it would see each of `images` less than six times, up to three times as
-    /// many as it has beside those in the place of phase 2.
+    /// many.
     #[must_use]
     pub fn for_images(mut self, images: usize) -> Self {
-        let replaced = self.replaces_masks();
-        let steps = self.fine_tune.steps - replaced;
+        let steps = self.fine_tune.steps;
         let enough = (PASSES * images).div_ceil(self.batch_size.max(1));
-        self.fine_tune.steps = replaced + enough.clamp(steps, MOST_LONGER * steps);
+        self.fine_tune.steps = enough.clamp(steps, MOST_LONGER * steps);
         self
-    }
-
-    /// Updates of fine-tuning that ADMP would take for its masks.
-    const fn replaces_masks(&self) -> usize {
-        let steps = if self.mask.admp { 0 } else { self.mask.steps };
-        if steps < self.fine_tune.steps { steps } else { self.fine_tune.steps }
     }
 
     /// Defaults for models whose input has these channels, height and width.
@@ -187,6 +204,7 @@ impl AdaptConfig {
             mask: MaskConfig {
                 admp: false,
                 steps: if small { 200 } else { 100 },
+                rounds: 6,
                 lr: if small { 0.02 } else { 0.01 },
                 admm: AdmmConfig::default(),
                 use_admm: true,
@@ -197,8 +215,9 @@ impl AdaptConfig {
                 probe_weight: 1.0,
                 criterion: Criterion::default(),
                 importance_batches: 20,
+                round_batches: 10,
             },
-            fine_tune: FineTuneConfig { steps: if small { 600 } else { 270 }, lr: if small { 0.02 } else { 0.01 } },
+            fine_tune: FineTuneConfig { steps: if small { 400 } else { 170 }, lr: if small { 0.02 } else { 0.01 } },
             gate: GateConfig::default(),
             precision: Precision::F32,
         }
@@ -251,7 +270,9 @@ impl AdaptConfig {
         let counts = [
             ("batch_size", self.batch_size, 2),
             ("mask.probe_every", self.mask.probe_every, 1),
+            ("mask.rounds", self.mask.rounds, 1),
             ("mask.importance_batches", self.mask.importance_batches, 1),
+            ("mask.round_batches", self.mask.round_batches, 1),
             ("teacher.label_refreshes", self.teacher.label_refreshes, 1),
         ];
         for (name, value, least) in counts {
@@ -284,12 +305,28 @@ mod tests {
     fn many_images_are_tuned_for_longer_and_not_for_ever() {
         let photographs = AdaptConfig::for_input([3, 224, 224]);
         for (images, steps) in [(0, 170), (100, 170), (906, 170), (1000, 188), (2817, 510), (usize::MAX / 8, 510)] {
-            let admp = photographs.clone().with_admp().for_images(images);
-            assert_eq!((admp.mask.steps, admp.fine_tune.steps), (100, steps), "{images}");
-            let at_once = photographs.clone().for_images(images);
-            assert_eq!(at_once.fine_tune.steps, 100 + steps, "{images}: as many updates in all");
+            let config = photographs.clone().for_images(images);
+            assert_eq!((config.mask.steps, config.fine_tune.steps), (100, steps), "{images}");
         }
         let digits = AdaptConfig { batch_size: 128, ..AdaptConfig::for_input([1, 28, 28]) };
-        assert_eq!(digits.for_images(10_000).fine_tune.steps, 200 + 469);
+        assert_eq!(digits.for_images(10_000).fine_tune.steps, 469);
+    }
+
+    #[test]
+    fn rounds_take_equal_parts_and_have_updates_between() {
+        let with = |steps, rounds| MaskConfig { steps, rounds, ..AdaptConfig::for_input([3, 224, 224]).mask };
+        let before = |config: &MaskConfig| -> Vec<(usize, usize)> {
+            (0..config.steps).filter_map(|step| Some((step, config.round_before(step)?))).collect()
+        };
+        assert_eq!(before(&with(100, 6)), [(0, 1), (20, 2), (40, 3), (60, 4), (80, 5)]);
+        assert_eq!(before(&with(7, 4)), [(0, 1), (2, 2), (4, 3)]);
+        assert_eq!(before(&with(2, 6)), [(0, 1), (1, 2)], "no round without updates before the next");
+        assert!(before(&with(0, 6)).is_empty() && before(&with(50, 1)).is_empty(), "all at once");
+        let near = |got: f64, want: f64| assert!((got - want).abs() < 1e-12, "{got} {want}");
+        near(with(100, 3).progress(1, 0.125), 0.5 / 0.875);
+        near(with(100, 3).progress(2, 0.125), 0.75 / 0.875);
+        near(with(100, 3).progress(3, 0.125), 1.0);
+        near(with(0, 6).progress(1, 0.4), 1.0);
+        near(with(100, 6).progress(1, 1.0), 1.0);
     }
 }

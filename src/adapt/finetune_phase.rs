@@ -1,6 +1,7 @@
 //! Phase 3: the compact student learns from the adapted teacher's answers.
 
 use super::checkpoint::Sections;
+use super::config::FineTuneConfig;
 use super::drive::Steps;
 use super::observer::Metrics;
 use super::pass::Answers;
@@ -29,23 +30,9 @@ impl<'a> FineTunePhase<'a> {
 
 impl Steps for FineTunePhase<'_> {
     fn step(&mut self, step: usize, batch: &Batch, source: Option<&Batch>) -> Result<Metrics> {
-        let Setting { config, device, memory, .. } = self.setting;
-        let teacher = self.teacher.logits_of(&batch.indices)?.to_device(device)?;
-        let params = self.trainee.student.params();
-        let forward = Forward::new(self.trainee.student.graph(), &params, Mode::Train).sparing(memory);
-        let output = forward.run(&batch.to_tensor(device)?)?;
-        let loss = imitation(&output.logits, &teacher)?;
-        let mut metrics = vec![("imitation", scalar(&loss)?)];
-        let mut grads = Grads::new();
-        self.trainee.backward((output, &loss), &mut grads, None)?;
-        if let (Some(images), Some(batch)) = (self.setting.source, source) {
-            let (output, replay) = source_loss((&self.trainee.student, &params), images, batch, (device, memory))?;
-            metrics.push(("source", scalar(&replay)?));
-            self.trainee.backward((output, &replay), &mut grads, None)?;
-        }
-        let lr = config.fine_tune.lr * cosine(step as f64 / config.fine_tune.steps as f64);
-        metrics.push(("gradient_norm", self.trainee.update(grads, lr)?));
-        Ok(metrics)
+        let FineTuneConfig { steps, lr } = self.setting.config.fine_tune;
+        let lr = lr * cosine(step as f64 / steps as f64);
+        imitate(self.setting, &mut self.trainee, self.teacher, (batch, source), lr)
     }
 
     fn save(&self, into: &mut Sections) -> Result<()> {
@@ -55,4 +42,30 @@ impl Steps for FineTunePhase<'_> {
     fn load(&mut self, from: &Sections) -> Result<()> {
         self.trainee.load(from, self.setting.device)
     }
+}
+
+/// One update of `trainee` on the teacher's answers to a batch and, with source replay, on a labelled one.
+pub(super) fn imitate(
+    setting: Setting,
+    trainee: &mut Trainee,
+    teacher: &Answers,
+    (batch, source): (&Batch, Option<&Batch>),
+    lr: f64,
+) -> Result<Metrics> {
+    let Setting { device, memory, .. } = setting;
+    let teacher = teacher.logits_of(&batch.indices)?.to_device(device)?;
+    let params = trainee.student.params();
+    let forward = Forward::new(trainee.student.graph(), &params, Mode::Train).sparing(memory);
+    let output = forward.run(&batch.to_tensor(device)?)?;
+    let loss = imitation(&output.logits, &teacher)?;
+    let mut metrics = vec![("imitation", scalar(&loss)?)];
+    let mut grads = Grads::new();
+    trainee.backward((output, &loss), &mut grads, None)?;
+    if let (Some(images), Some(batch)) = (setting.source, source) {
+        let (output, replay) = source_loss((&trainee.student, &params), images, batch, (device, memory))?;
+        metrics.push(("source", scalar(&replay)?));
+        trainee.backward((output, &replay), &mut grads, None)?;
+    }
+    metrics.push(("gradient_norm", trainee.update(grads, lr)?));
+    Ok(metrics)
 }

@@ -76,7 +76,7 @@ fn plain_steps(config: &AdaptConfig) -> f64 {
     let mask = &config.mask;
     let probe = if mask.soft == SoftMask::Adversarial { PROBE / mask.probe_every.max(1) as f64 } else { 0.0 };
     let closings = if mask.soft == SoftMask::Off { 0.0 } else { 1.0 };
-    let masks = if mask.admp { mask.steps as f64 * (1.0 + closings + probe) } else { 0.0 };
+    let masks = mask.steps as f64 * if mask.admp { 1.0 + closings + probe } else { 1.0 };
     let pruning = masks + config.fine_tune.steps as f64;
     let adapting = if config.train.is_classifier_alone() { 0.0 } else { config.teacher.steps as f64 };
     adapting + config.budget.map_or(0.0, |_| pruning)
@@ -123,9 +123,10 @@ mod tests {
         config.train = TrainScope::Head;
         assert_eq!(plain_steps(&config), 0.0);
         config.budget = Some(Budget::channels(0.5));
-        assert_eq!(plain_steps(&config), config.fine_tune.steps as f64);
+        let pruning = (config.mask.steps + config.fine_tune.steps) as f64;
+        assert_eq!(plain_steps(&config), pruning);
         config = config.with_admp();
-        assert!(plain_steps(&config) > (config.mask.steps + config.fine_tune.steps) as f64);
+        assert!(plain_steps(&config) > pruning);
         config.budget = Some(Budget::channels(0.999));
         let message = forecast(&model, &config, &Device::Cpu).unwrap_err().to_string();
         assert!(message.starts_with("budget channels=0.999"), "{message}");

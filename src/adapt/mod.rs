@@ -1,7 +1,7 @@
 //! The adaptation run: phases, loop, checkpoints, gate.
 //!
-//! `run` is the only way in. Phase 1 adapts the teacher, phase 2 finds the channels to remove (ADMP), phase 3 removes
-//! them and fine-tunes; the gate judges the result without labels. Files are cut by stage; what every phase needs is
+//! `run` is the only way in. Phase 1 adapts the teacher, phase 2 removes channels in rounds or finds them by ADMP, phase 3
+//! fine-tunes; the gate judges the result without labels. Files are cut by stage; what every phase needs is
 //! in `drive` (loop, checkpoints) and `train` (student, optimiser, shared losses).
 
 mod checkpoint;
@@ -20,6 +20,8 @@ mod page;
 mod pass;
 mod ranking;
 mod rare;
+mod removal;
+mod removal_phase;
 mod report;
 mod run;
 mod stages;

@@ -10,7 +10,7 @@ use super::report::GroupWidth;
 pub enum Phase {
     /// Phase 1: the teacher adapts to the target.
     Teacher,
-    /// Phase 2: masks find the channels to remove.
+    /// Phase 2: channels are removed in rounds, or masks find those to remove (ADMP).
     Mask,
     /// Phase 3: the compact student learns from the adapted teacher.
     FineTune,
@@ -21,7 +21,7 @@ impl Phase {
     pub const fn name(self) -> &'static str {
         match self {
             Self::Teacher => "adapt teacher",
-            Self::Mask => "prune (ADMP)",
+            Self::Mask => "prune",
             Self::FineTune => "fine-tune",
         }
     }

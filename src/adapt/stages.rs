@@ -3,23 +3,21 @@
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
-use candle_core::Tensor;
-
 use super::checkpoint::{Checkpoint, Progress, RunIdentity, Sections};
 use super::drive::{Driver, Loaders, Steps};
 use super::finetune_phase::FineTunePhase;
 use super::latency::{CANDIDATES, LatencyTable, Search, TableIdentity, is_disturbed};
 use super::mask_phase::MaskPhase;
 use super::observer::{Observer, Phase};
-use super::pass::{Network, estimate_statistics};
-use super::ranking;
+use super::pass::{Answers, Network, estimate_statistics};
+use super::ranking::ONLY;
 use super::rare::RareClasses;
+use super::removal::Remains;
+use super::removal_phase::RemovalPhase;
 use super::report::{CandidateFigures, GroupWidth, PhaseReport};
 use super::run::{Context, Job};
 use super::survey::Survey;
-use super::target::pass_config;
 use super::teacher_choice::Adapted;
-use crate::data::{OrderedPass, Transform};
 use crate::graph::Graph;
 use crate::model::{Params, Student};
 use crate::prune::{Admm, Measure, Selector, surgery};
@@ -216,12 +214,8 @@ impl<'a> Stages<'a> {
     /// Phases 2 and 3.
     pub fn prune(&mut self, selector: &mut Selector, adapted: &Adapted) -> Result<Pruned> {
         let context = self.context;
-        let (graph, groups) = (&context.teacher.graph, context.groups);
-        let (masked, keep) = self.mask(selector, adapted)?;
-        let (small, small_params) = surgery::compact(graph, groups, &keep, &masked)?;
-        let sample = self.sample()?;
-        let surgery_difference = surgery::verify((graph, &masked, groups, &keep), (&small, &small_params), &sample)?;
-        let cost = small.cost();
+        let Remains { graph, params, keep, surgery_difference, .. } = self.remove(selector, adapted)?;
+        let cost = graph.cost();
         let show = |amount| selector.budget().measure.show(amount);
         log::info!(
             "channels removed budget_left={:?} of={:?} macs={} params={} logit_difference={surgery_difference:e}",
@@ -230,54 +224,71 @@ impl<'a> Stages<'a> {
             cost.macs,
             cost.params
         );
-        self.driver.observer.channels(&GroupWidth::all(groups, &keep));
-        let mut phase = FineTunePhase::new(context.setting(), &small, &small_params, &adapted.answers)?;
+        self.driver.observer.channels(&GroupWidth::all(context.groups, &keep));
+        let mut phase = FineTunePhase::new(context.setting(), &graph, &params, &adapted.answers)?;
         self.drive(Phase::FineTune, context.config.fine_tune.steps, &mut phase)?;
         self.note("batch-norm statistics of the student")?;
-        let params = self.with_statistics(&small, &phase.into_params()?)?;
-        Ok(Pruned { graph: small, params, keep, surgery_difference })
+        let params = self.with_statistics(&graph, &phase.into_params()?)?;
+        Ok(Pruned { graph, params, keep, surgery_difference })
     }
 
-    /// Phase 2: the weights and which entries stay.
-    fn mask(&mut self, selector: &mut Selector, adapted: &Adapted) -> Result<(Params, Vec<bool>)> {
+    /// Phase 2: the network without the channels that the budget has no room for.
+    fn remove(&mut self, selector: &mut Selector, adapted: &Adapted) -> Result<Remains> {
         let context = self.context;
-        let (masked, keep) = match self.past(Phase::Mask) {
+        let remains = match self.past(Phase::Mask) {
             Some(Checkpoint { tensors, .. }) => {
-                let keep = tensors.get_list("keep", "keep")?.into_iter().map(|k| k > 0.5).collect();
-                (tensors.get("masked", context.device)?, keep)
+                Remains::load(context, tensors, tensors.get("removed", context.device)?)?
             }
             None => {
-                self.note("importance of every channel")?;
-                let rank = ranking::rank(context, &adapted.params, &adapted.answers)?;
                 let mask = &context.config.mask;
-                let (params, mut admm) = if mask.admp {
+                let whole = Remains::whole(context, adapted.params.clone());
+                self.note("importance of every channel")?;
+                if mask.admp {
+                    let rank = whole.rank(context, &adapted.answers, ONLY)?;
                     let mut phase =
                         MaskPhase::new(context.setting(), &adapted.params, selector, rank, &adapted.answers)?;
                     self.drive(Phase::Mask, mask.steps, &mut phase)?;
-                    phase.finish()?
+                    let (params, mut admm) = phase.finish()?;
+                    let masked = Remains { params, ..whole };
+                    let keep = self.harden(&mut admm, selector, &masked)?;
+                    masked.cut(context, &keep)?
                 } else {
-                    (adapted.params.clone(), Admm::at_rank(rank, mask.admm.clone(), selector)?)
-                };
-                let keep = self.harden(&mut admm, selector, &params)?;
-                (params, keep)
+                    let round = if mask.steps == 0 { ONLY } else { mask.rounds };
+                    let left = self.rounds(selector, whole, &adapted.answers)?;
+                    let rank = left.rank(context, &adapted.answers, round)?;
+                    let mut last = selector.within(&left.graph, &left.groups)?;
+                    let mut admm = Admm::at_rank(rank, mask.admm.clone(), &last)?;
+                    let keep = self.harden(&mut admm, &mut last, &left)?;
+                    left.cut(context, &keep)?
+                }
             }
         };
-        let keep_list: Vec<f32> = keep.iter().map(|k| f32::from(u8::from(*k))).collect();
-        self.driver.carried.put_list("keep", "keep", &keep_list)?;
-        self.driver.carried.put("masked", masked.clone());
-        Ok((masked, keep))
+        remains.save(&mut self.driver.carried)?;
+        self.driver.carried.put("removed", remains.params.clone());
+        Ok(remains)
     }
 
-    /// The final mask. Where the budget is latency, the network it leaves is measured and the prediction corrected, before
-    /// fine-tuning starts.
-    fn harden(&mut self, admm: &mut Admm, selector: &mut Selector, params: &Params) -> Result<Vec<bool>> {
+    /// All rounds of removal but the last, and the updates after them.
+    fn rounds(&mut self, selector: &Selector, whole: Remains, teacher: &Answers) -> Result<Remains> {
+        let steps = self.context.config.mask.steps;
+        if steps == 0 {
+            return Ok(whole);
+        }
+        let mut phase = RemovalPhase::new(self.context, selector, whole, teacher)?;
+        self.drive(Phase::Mask, steps, &mut phase)?;
+        phase.finish()
+    }
+
+    /// The final mask of `network`. Where the budget is latency, what it leaves is measured and the prediction corrected,
+    /// before fine-tuning starts.
+    fn harden(&mut self, admm: &mut Admm, selector: &mut Selector, network: &Remains) -> Result<Vec<bool>> {
         let context = self.context;
         let mut keep = admm.harden(selector)?;
         let Some(mut table) = self.driver.latency.take() else { return Ok(keep) };
         let goal_ms = selector.limit(1.0) as f64 / 1e6;
         let (mut search, mut best) = (Search::default(), (f64::INFINITY, keep.clone()));
         for _ in 0..CANDIDATES {
-            let (graph, params) = surgery::compact(&context.teacher.graph, context.groups, &keep, params)?;
+            let (graph, params) = surgery::compact(&network.graph, &network.groups, &keep, &network.params)?;
             let predicted = selector.measure(&keep)?;
             let safety = self.driver.safety;
             let mut go_on = || safety.go_on("while the student was timed");
@@ -305,15 +316,5 @@ impl<'a> Stages<'a> {
         }
         self.driver.latency = Some(table);
         Ok(best.1)
-    }
-
-    /// A few real images to compare masked and compacted logits on.
-    fn sample(&self) -> Result<Tensor> {
-        let context = self.context;
-        let few: Vec<usize> = context.train.iter().copied().take(4).collect();
-        let transform = Transform::Eval(context.teacher.info.preprocess.clone());
-        let mut pass = OrderedPass::new(context.images.subset(few)?, transform, pass_config(4))?;
-        let batch = pass.next().ok_or_else(|| Error::data("target", "expected a readable image, got none"))??;
-        batch.to_tensor(context.device)
     }
 }

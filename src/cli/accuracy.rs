@@ -43,8 +43,8 @@ pub(super) struct AccuracyArgs {
     /// Only tasks with this in their name; repeatable
     #[arg(long, value_name = "PART")]
     task: Vec<String>,
-    /// Methods to compare: source, statistics, adapted, prune-then-adapt, magnitude, taylor, tcp, admp-no-adversary,
-    /// admp-random, admp-no-admm, admp [default: all]
+    /// Methods to compare: source, statistics, adapted, prune-then-adapt, magnitude, taylor, taylor-at-once, tcp,
+    /// admp-no-adversary, admp-random, admp-no-admm, admp [default: all]
     #[arg(long, value_name = "NAME,…", value_delimiter = ',')]
     methods: Vec<Method>,
     /// Fractions of the channels that pruning methods remove
@@ -62,7 +62,7 @@ pub(super) struct AccuracyArgs {
     /// Updates of phase 1 [default: as adapt]
     #[arg(long, value_name = "N")]
     adapt_steps: Option<usize>,
-    /// Updates of ADMP's masks, at least 1; what has none has them in phase 3 [default: as adapt]
+    /// Updates of phase 2, at least 1; what has no phase 2 has them in phase 3 [default: as adapt]
     #[arg(long, value_name = "N")]
     mask_steps: Option<std::num::NonZeroUsize>,
     /// Updates of phase 3 [default: as adapt]
@@ -131,7 +131,7 @@ impl AccuracyArgs {
     pub(super) fn steps(&self, task: &Task) -> Result<Steps> {
         let info = Teacher::load(&task.teacher, ModelDescription::default(), &Device::Cpu)?.info;
         let images = Source::open(&task.target, &SourceConfig::default())?.len();
-        let config = AdaptConfig::for_model(&info).with_admp().for_images(images);
+        let config = AdaptConfig::for_model(&info).for_images(images);
         Ok(Steps {
             adapt: self.adapt_steps.unwrap_or(config.teacher.steps),
             mask: self.mask_steps.map_or(config.mask.steps, std::num::NonZero::get),

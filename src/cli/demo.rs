@@ -60,11 +60,11 @@ impl DemoArgs {
         let mut config = AdaptConfig::for_model(&teacher.info);
         // Shorter than the defaults, so that the demo ends within two minutes on two slow cores.
         (config.teacher.steps, config.teacher.label_refreshes) = (120, 4);
-        config.fine_tune.steps = 400;
+        (config.mask.steps, config.fine_tune.steps) = (100, 300);
         config.budget = Some(self.budget);
         config.seed = self.seed;
         if let Some(steps) = self.steps {
-            (config.teacher.steps, config.fine_tune.steps) = (steps, steps);
+            (config.teacher.steps, config.mask.steps, config.fine_tune.steps) = (steps, steps.min(100), steps);
         }
         log::info!(
             "demo: a network trained on MNIST meets {} digits of another scanner, without their labels",

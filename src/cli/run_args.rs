@@ -105,14 +105,15 @@ pub(super) struct RunArgs {
     /// Updates of phase 1 (teacher) [default: 160; 300 for inputs up to 64 pixels]
     #[arg(long, value_name = "N")]
     adapt_steps: Option<usize>,
-    /// Find the channels by ADMP, with an adversarial soft mask and a hard mask by ADMM, instead of by the ranking at once
+    /// Find the channels by ADMP, with an adversarial soft mask and a hard mask by ADMM, instead of by ranking in rounds
     #[arg(long)]
     admp: bool,
-    /// Updates of ADMP's masks, in the place of so many of phase 3 [default: 100; 200 for inputs up to 64 pixels]
-    #[arg(long, value_name = "N", requires = "admp")]
+    /// Updates of phase 2: between the rounds in which channels go, or of ADMP's masks; 0 without ADMP removes all at once
+    /// [default: 100; 200 for inputs up to 64 pixels]
+    #[arg(long, value_name = "N")]
     mask_steps: Option<usize>,
-    /// Updates of phase 3 (fine-tuning) [default: six passes over the images and 100, at least 270 and at most 610; 600 to 1400
-    /// for inputs up to 64 pixels; with --admp 100 or 200 less]
+    /// Updates of phase 3 (fine-tuning) [default: six passes over the images, at least 170 and at most 510; 400 to 1200 for
+    /// inputs up to 64 pixels]
     #[arg(long, value_name = "N")]
     pub(super) tune_steps: Option<usize>,
     /// Multiplies every learning rate

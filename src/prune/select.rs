@@ -124,6 +124,27 @@ impl<'a> Selector<'a> {
         Ok(selector)
     }
 
+    /// A selector for what is left of the network, `graph` with its `groups`: the same budget, the same limits.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] if it has other groups than this selector's network.
+    pub fn within<'b>(&self, graph: &'b Graph, groups: &'b ChannelGroups) -> Result<Selector<'b>> {
+        let names = |groups: &ChannelGroups| groups.prunable().map(|group| group.name.clone()).collect::<Vec<_>>();
+        let (expected, got) = (names(self.groups), names(groups));
+        if expected != got {
+            return Err(Error::Shape(format!(
+                "select: expected groups {}, got {}",
+                expected.join(", "),
+                got.join(", ")
+            )));
+        }
+        let (floors, latency) = (self.floors.clone(), self.latency.clone());
+        let savings = vec![1.0; groups.len()];
+        let mut selector = Selector { graph, groups, latency, floors, savings, ..*self };
+        selector.savings = selector.savings_of_entries()?;
+        Ok(selector)
+    }
+
     /// The budget's measure of the network with only `keep` left.
     ///
     /// # Errors
@@ -139,6 +160,11 @@ impl<'a> Selector<'a> {
     /// here. Nothing else changes, for budgets of other measures nothing at all.
     pub fn correct_latency(&mut self, factor: f64) {
         self.latency = self.latency.take().map(|model| model.corrected(factor));
+    }
+
+    /// Part of the measure that may be left at the end, in [0, 1].
+    pub fn part_left(&self) -> f64 {
+        self.limit(1.0) as f64 / self.full.max(1) as f64
     }
 
     /// How much of the measure may be left at `progress`.
@@ -225,6 +251,7 @@ impl<'a> Selector<'a> {
     /// What removing an entry of each group saves, relative to the mean over entries.
     fn savings_of_entries(&self) -> Result<Vec<f64>> {
         let mut savings = vec![1.0; self.groups.len()];
+        let whole = self.measure(&vec![true; self.groups.len()])?;
         for group in self.groups.prunable() {
             if group.width < 2 {
                 continue;
@@ -233,7 +260,7 @@ impl<'a> Selector<'a> {
             let removed = if self.latency.is_some() { group.width / 2 } else { 1 };
             let mut keep = vec![true; self.groups.len()];
             keep[group.entries.clone()].iter_mut().take(removed).for_each(|keep| *keep = false);
-            let saved = self.full.saturating_sub(self.measure(&keep)?);
+            let saved = whole.saturating_sub(self.measure(&keep)?);
             savings[group.entries.clone()].fill(saved as f64 / removed as f64);
         }
         let mean = savings.iter().sum::<f64>() / savings.len().max(1) as f64;

@@ -145,18 +145,29 @@ fn flat_folders_have_no_accuracy() {
 }
 
 #[test]
-fn without_admp_the_ranking_decides_at_once() {
+fn without_admp_channels_go_in_rounds() {
     let place = Workplace::new();
-    let job = "--batch-size 16 --holdout 0.3 --adapt-steps 6 --tune-steps 220 --budget channels=0.5 --json";
-    let summary = place.run(&format!("{JOB} {job}")).ends_with(&[0]).json();
-    assert_eq!(summary["student"]["channels"], PRUNABLE / 2);
-    let report = place.report();
-    let phases: Vec<(&str, usize)> = (report["phases"].as_array().unwrap().iter())
-        .map(|phase| (phase["phase"].as_str().unwrap(), phase["metrics"]["imitation"].as_array().map_or(0, Vec::len)))
+    let job = "--batch-size 16 --holdout 0.3 --adapt-steps 6 --budget channels=0.5 --json";
+    let run = |steps: &str| {
+        let summary = place.run(&format!("{JOB} {job} {steps}")).ends_with(&[0]).json();
+        assert_eq!(summary["student"]["channels"], PRUNABLE / 2);
+        let report = place.report();
+        assert!(report["surgery_difference"].as_f64().unwrap() <= 1e-4);
+        report["phases"].as_array().unwrap().clone()
+    };
+    let names = |phases: &[Value]| phases.iter().map(|phase| phase["phase"].clone()).collect::<Vec<_>>();
+    let phases = run("--mask-steps 20 --tune-steps 200");
+    assert_eq!(names(&phases), ["teacher", "mask", "fine_tune"]);
+    let kept: Vec<u64> = (phases[1]["metrics"]["entries_kept"].as_array().unwrap().iter())
+        .map(|kept| kept.as_f64().unwrap() as u64)
         .collect();
-    assert_eq!(phases.iter().map(|phase| phase.0).collect::<Vec<_>>(), ["teacher", "fine_tune"], "{phases:?}");
-    assert!(report["surgery_difference"].as_f64().unwrap() <= 1e-4);
-    for masks in ["--mask-steps 5", "--no-admm", "--soft-mask off"] {
+    assert_eq!(kept.len(), 20);
+    assert!(kept[0] < PRUNABLE && kept[19] > PRUNABLE / 2, "the last round comes after: {kept:?}");
+    let rounds = kept.windows(2).filter(|pair| pair[1] < pair[0]).count();
+    assert!(rounds == 4 && kept.is_sorted_by(|a, b| a >= b), "{kept:?}");
+    let at_once = run("--mask-steps 0 --tune-steps 220");
+    assert_eq!(names(&at_once), ["teacher", "fine_tune"]);
+    for masks in ["--no-admm", "--soft-mask off"] {
         place.run(&format!("{JOB} {masks}")).fails_naming(&["--admp"]);
     }
 }

@@ -333,3 +333,38 @@ fn selecting_in_a_large_network_is_fast() {
         }
     }
 }
+
+#[test]
+fn rounds_meet_the_same_budget_within_the_same_limits() {
+    for (name, scope) in [("cifar_resnet20", Scope::All), ("lenet_bn", Scope::Inner), ("mobilenetv2_100", Scope::Inner)]
+    {
+        let graph = network(name);
+        let groups = ChannelGroups::new(&graph, scope);
+        let mut rng = Rng::new(2);
+        for (budget, round_to) in [("channels=0.6", 1), ("channels=0.6", 4), ("params=0.3", 1), ("macs=0.4", 1)] {
+            let limits = Limits { round_to, ..free(0.1) };
+            let selector = Selector::new(&graph, &groups, budget.parse().unwrap(), &limits).unwrap();
+            let (mut left, mut here, mut whole) = (graph.clone(), groups.clone(), vec![true; groups.len()]);
+            for progress in [0.4, 0.8, 1.0] {
+                let round = selector.within(&left, &here).unwrap();
+                let keep = round.select(&random_scores(here.len(), &mut rng), progress).unwrap();
+                let mut kept = keep.iter();
+                for entry in whole.iter_mut().filter(|entry| **entry) {
+                    *entry = *kept.next().unwrap();
+                }
+                assert!(selector.measure(&whole).unwrap() <= selector.limit(progress), "{name} {budget}");
+                assert_eq!(round.measure(&keep).unwrap(), selector.measure(&whole).unwrap(), "{name} {budget}");
+                left = left.compact(&here, &keep).unwrap().graph;
+                here = ChannelGroups::new(&left, scope);
+            }
+            assert_within(&selector, &whole, &limits, 1.0);
+        }
+        let other = network("cifar_resnet56");
+        let error = selector_of(&graph, &groups).within(&other, &ChannelGroups::new(&other, scope)).err().unwrap();
+        assert!(error.to_string().contains("select: expected groups"), "{error}");
+    }
+}
+
+fn selector_of<'a>(graph: &'a Graph, groups: &'a ChannelGroups) -> Selector<'a> {
+    Selector::new(graph, groups, Budget::channels(0.5), &free(0.1)).unwrap()
+}
