@@ -78,7 +78,7 @@ fn the_report_is_a_page_too() {
     place.write("images/ring/broken.png", "no image");
     place.adapt("");
     let page = String::from_utf8(place.bytes("report.html")).unwrap();
-    for part in ["Student accepted", "prune", "<polyline", "conv4", "broken.png", "adapted teacher"] {
+    for part in ["Student accepted", "Phase: prune", "<polyline", "conv4", "broken.png", "adapted teacher"] {
         assert!(page.contains(part), "{part} is missing");
     }
     assert!(!page.contains("http:") && !page.contains("https:") && !page.contains("<script"));

@@ -139,7 +139,7 @@ fn sigterm_stops_with_a_checkpoint_and_the_resumed_run_ends_with_the_same_bytes(
     let (child, _) = start_until(&place, ADAPT, (1, 2));
     assert!(Command::new("kill").args(["-TERM", &child.id().to_string()]).status().unwrap().success());
     let stopped = wait(child, ADAPT).ends_with(&[130]);
-    stopped.logs(&["stopped in phase prune", "--resume", CHECKPOINT]);
+    stopped.logs(&["stopped in phase prune after step", "--resume", CHECKPOINT]);
     assert_eq!(stopped.stdout, "");
     let at = position(&place.path(CHECKPOINT)).unwrap();
     assert!(!place.path("student.safetensors").exists());
