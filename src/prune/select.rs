@@ -124,19 +124,22 @@ impl<'a> Selector<'a> {
         Ok(selector)
     }
 
+    /// Whether `groups` of what is left of the network are those of the whole one, `kept` entries in the same order: in odd
+    /// networks a group that has become narrow is tied to others, and then nothing more can be chosen there.
+    pub fn covers(&self, groups: &ChannelGroups, kept: usize) -> bool {
+        groups.len() == kept && groups.prunable().map(|group| &group.name).eq(self.groups.prunable().map(|g| &g.name))
+    }
+
     /// A selector for what is left of the network, `graph` with its `groups`: the same budget, the same limits.
     ///
     /// # Errors
-    /// [`Error::Shape`] if it has other groups than this selector's network.
+    /// [`Error::Shape`] if it has other groups than this selector's network, see [`Selector::covers`]; as [`Measure::of`].
     pub fn within<'b>(&self, graph: &'b Graph, groups: &'b ChannelGroups) -> Result<Selector<'b>> {
-        let names = |groups: &ChannelGroups| groups.prunable().map(|group| group.name.clone()).collect::<Vec<_>>();
-        let (expected, got) = (names(self.groups), names(groups));
-        if expected != got {
-            return Err(Error::Shape(format!(
-                "select: expected groups {}, got {}",
-                expected.join(", "),
-                got.join(", ")
-            )));
+        if !self.covers(groups, groups.len()) {
+            let names =
+                |groups: &ChannelGroups| groups.prunable().map(|g| g.name.clone()).collect::<Vec<_>>().join(", ");
+            let (expected, got) = (names(self.groups), names(groups));
+            return Err(Error::Shape(format!("select: expected groups {expected}, got {got}")));
         }
         let (floors, latency) = (self.floors.clone(), self.latency.clone());
         let savings = vec![1.0; groups.len()];
