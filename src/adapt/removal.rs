@@ -3,13 +3,13 @@
 use candle_core::Tensor;
 
 use super::checkpoint::Sections;
-use super::pass::{Answers, Network, estimate_statistics};
+use super::pass::Answers;
 use super::ranking;
 use super::run::Context;
 use super::target::pass_config;
 use crate::data::{OrderedPass, Transform};
 use crate::graph::{ChannelGroups, Graph, Keep};
-use crate::model::{Params, Student};
+use crate::model::Params;
 use crate::prune::surgery;
 use crate::{Error, Result};
 
@@ -81,18 +81,6 @@ impl Remains {
     /// As [`ranking::rank`].
     pub fn rank(&self, context: &Context, teacher: &Answers, round: usize) -> Result<Vec<f32>> {
         ranking::rank(context, (&self.graph, &self.groups), &self.params, teacher, round)
-    }
-
-    /// With batch-norm statistics of `images`.
-    ///
-    /// # Errors
-    /// As [`estimate_statistics`].
-    pub fn with_statistics(self, context: &Context, images: &[usize]) -> Result<Self> {
-        let network = Network { graph: &self.graph, params: &self.params };
-        let statistics = estimate_statistics(network, context.images, images, context.config.seed, &context.pass())?;
-        let mut student = Student::new(&self.graph, &self.params)?;
-        student.set_statistics(&statistics);
-        Ok(Self { params: student.snapshot()?, ..self })
     }
 }
 

@@ -6,18 +6,22 @@
 
 use super::checkpoint::Sections;
 use super::drive::Steps;
-use super::finetune_phase::imitate;
 use super::observer::Metrics;
-use super::pass::Answers;
+use super::pass::{Answers, Network};
 use super::ranking;
 use super::removal::Remains;
 use super::run::Context;
-use super::train::Trainee;
+use super::train::{Trainee, imitate};
 use crate::Result;
 use crate::data::Batch;
 use crate::model::Student;
 use crate::prune::Selector;
 use crate::rng::Rng;
+
+/// The first of the rounds.
+const FIRST: usize = 1;
+/// The random stream that chooses images for statistics.
+const STATISTICS: u64 = 0x5254_4E44;
 
 pub(super) struct RemovalPhase<'a> {
     context: &'a Context<'a>,
@@ -35,34 +39,37 @@ impl<'a> RemovalPhase<'a> {
         remains: Remains,
         teacher: &'a Answers,
     ) -> Result<Self> {
-        let trainee = Trainee::new(Student::new(&remains.graph, &remains.params)?, context.config)?;
+        let trainee = trainee(context, &remains)?;
         Ok(Self { context, selector, teacher, remains, trainee })
     }
 
-    /// The network after the last update.
-    pub fn finish(self) -> Result<Remains> {
-        self.trained()
-    }
-
     /// What is left, with the weights of now and statistics for them.
-    fn trained(&self) -> Result<Remains> {
-        let mut rng = Rng::stream(self.context.config.seed, 0x5254_4E44);
-        let images = ranking::sample(self.context, 1, &mut rng);
+    pub fn trained(&self) -> Result<Remains> {
+        let mut rng = Rng::stream(self.context.config.seed, STATISTICS);
+        let images = ranking::sample(self.context, FIRST, &mut rng);
         let params = self.trainee.student.snapshot()?;
-        Remains { params, ..self.remains.clone() }.with_statistics(self.context, &images)
+        let network = Network { graph: &self.remains.graph, params: &params };
+        Ok(Remains { params: self.context.with_statistics(network, &images)?, ..self.remains.clone() })
     }
 
     /// Takes away what `round` of all takes.
     fn remove(&mut self, round: usize) -> Result<()> {
-        let left = if round == 1 { self.remains.clone() } else { self.trained()? };
+        // Nothing is trained yet before the first, and the adapted teacher has its statistics.
+        let left = if round == FIRST { self.remains.clone() } else { self.trained()? };
         let rank = left.rank(self.context, self.teacher, round)?;
         let progress = self.context.config.mask.progress(round, self.selector.part_left());
         let keep = self.selector.within(&left.graph, &left.groups)?.select(&rank, progress)?;
-        let remains = left.cut(self.context, &keep)?;
-        self.trainee = Trainee::new(Student::new(&remains.graph, &remains.params)?, self.context.config)?;
-        self.remains = Remains { params: Default::default(), ..remains };
+        let next = left.cut(self.context, &keep)?;
+        let kept = next.keep.iter().filter(|kept| **kept).count();
+        // Else the last round chooses from what is left now.
+        self.remains = if self.selector.covers(&next.groups, kept) { next } else { left };
+        self.trainee = trainee(self.context, &self.remains)?;
         Ok(())
     }
+}
+
+fn trainee(context: &Context, remains: &Remains) -> Result<Trainee> {
+    Trainee::new(Student::new(&remains.graph, &remains.params)?, context.config)
 }
 
 impl Steps for RemovalPhase<'_> {
@@ -84,7 +91,7 @@ impl Steps for RemovalPhase<'_> {
     fn load(&mut self, from: &Sections) -> Result<()> {
         let device = self.context.device;
         self.remains = Remains::load(self.context, from, from.get("student", device)?)?;
-        self.trainee = Trainee::new(Student::new(&self.remains.graph, &self.remains.params)?, self.context.config)?;
+        self.trainee = trainee(self.context, &self.remains)?;
         self.trainee.load(from, device)
     }
 }

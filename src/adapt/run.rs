@@ -13,7 +13,7 @@ use super::int8::{calibrate_int8, int8_gate};
 use super::measure::{latencies_ms, peak_rss_mb};
 use super::memory::memory_plan;
 use super::observer::Observer;
-use super::pass::{Answers, Network, PassConfig, answer, answer_views};
+use super::pass::{Answers, Network, PassConfig, answer, answer_views, estimate_statistics};
 use super::report::{AdaptedBy, GroupWidth, ImageCounts, Inputs, LatencyFigures, ModelFigures, Report};
 use super::stages::{Pruned, Stages};
 use super::target::ImageSet;
@@ -23,7 +23,7 @@ use crate::data::{Augment, Transform};
 use crate::engine::Precision;
 use crate::graph::{ChannelGroups, Graph};
 use crate::loss;
-use crate::model::{ActivationMemory, CompactModel, Mode, Params, Provenance, Teacher};
+use crate::model::{ActivationMemory, CompactModel, Mode, Params, Provenance, Student, Teacher};
 use crate::prune::Measure;
 use crate::{Error, Result};
 
@@ -90,6 +90,17 @@ impl<'a> Context<'a> {
     pub fn setting(&self) -> Setting<'a> {
         let Self { teacher, groups, source, config, memory, device, .. } = *self;
         Setting { graph: &teacher.graph, groups, source, config, memory, device }
+    }
+
+    /// The network's parameters with batch-norm statistics of `images`.
+    ///
+    /// # Errors
+    /// As [`estimate_statistics`].
+    pub fn with_statistics(&self, network: Network, images: &[usize]) -> Result<Params> {
+        let statistics = estimate_statistics(network, self.images, images, self.config.seed, &self.pass())?;
+        let mut student = Student::new(network.graph, network.params)?;
+        student.set_statistics(&statistics);
+        student.snapshot()
     }
 
     /// Answers of a served network for all readable target images, and how stable they are on those of the gate.

@@ -9,7 +9,7 @@ use super::finetune_phase::FineTunePhase;
 use super::latency::{CANDIDATES, LatencyTable, Search, TableIdentity, is_disturbed};
 use super::mask_phase::MaskPhase;
 use super::observer::{Observer, Phase};
-use super::pass::{Answers, Network, estimate_statistics};
+use super::pass::{Answers, Network};
 use super::ranking::ONLY;
 use super::rare::RareClasses;
 use super::removal::Remains;
@@ -19,7 +19,7 @@ use super::run::{Context, Job};
 use super::survey::Survey;
 use super::teacher_choice::Adapted;
 use crate::graph::Graph;
-use crate::model::{Params, Student};
+use crate::model::Params;
 use crate::prune::{Admm, Measure, Selector, surgery};
 use crate::{Error, Result};
 
@@ -200,17 +200,6 @@ impl<'a> Stages<'a> {
         self.driver.drive(phase, from..steps, work, loaders)
     }
 
-    /// `params` with batch-norm statistics of the target.
-    pub(super) fn with_statistics(&self, graph: &Graph, params: &Params) -> Result<Params> {
-        let context = self.context;
-        let network = Network { graph, params };
-        let statistics =
-            estimate_statistics(network, context.images, &context.train, context.config.seed, &context.pass())?;
-        let mut student = Student::new(graph, params)?;
-        student.set_statistics(&statistics);
-        student.snapshot()
-    }
-
     /// Phases 2 and 3.
     pub fn prune(&mut self, selector: &mut Selector, adapted: &Adapted) -> Result<Pruned> {
         let context = self.context;
@@ -228,7 +217,8 @@ impl<'a> Stages<'a> {
         let mut phase = FineTunePhase::new(context.setting(), &graph, &params, &adapted.answers)?;
         self.drive(Phase::FineTune, context.config.fine_tune.steps, &mut phase)?;
         self.note("batch-norm statistics of the student")?;
-        let params = self.with_statistics(&graph, &phase.into_params()?)?;
+        let tuned = phase.into_params()?;
+        let params = context.with_statistics(Network { graph: &graph, params: &tuned }, &context.train)?;
         Ok(Pruned { graph, params, keep, surgery_difference })
     }
 
@@ -276,7 +266,7 @@ impl<'a> Stages<'a> {
         }
         let mut phase = RemovalPhase::new(self.context, selector, whole, teacher)?;
         self.drive(Phase::Mask, steps, &mut phase)?;
-        phase.finish()
+        phase.trained()
     }
 
     /// The final mask of `network`. Where the budget is latency, what it leaves is measured and the prediction corrected,

@@ -2,7 +2,7 @@
 
 use super::gate::{Expect, Kin, Verdict};
 use super::observer::Phase;
-use super::pass::Answers;
+use super::pass::{Answers, Network};
 use super::report::{AdaptedBy, CandidateFigures};
 use super::stages::Stages;
 use super::survey::Survey;
@@ -60,7 +60,7 @@ impl Stages<'_> {
         let context = self.context;
         let graph = &context.teacher.graph;
         self.note("batch-norm statistics of the target")?;
-        let statistics = self.with_statistics(graph, &params)?;
+        let statistics = context.with_statistics(Network { graph, params: &params }, &context.train)?;
         let source = Adapted {
             params: params.clone(),
             by: AdaptedBy::Source,
@@ -99,7 +99,11 @@ impl Stages<'_> {
             let mut phase = TeacherPhase::new(context, from, mode)?;
             self.drive(Phase::Teacher, context.config.teacher.steps, &mut phase)?;
             let trained = phase.into_params()?;
-            let trained = if own { trained } else { self.with_statistics(graph, &trained)? };
+            let trained = if own {
+                trained
+            } else {
+                context.with_statistics(Network { graph, params: &trained }, &context.train)?
+            };
             let statistics = &context.testimony(&candidates[1].answers)?;
             let (steadier, stability) = (!survey.source_is_steadier(), survey.stability());
             let expect = Expect::Kinship(Kin { statistics, steadier, stability });

@@ -6,6 +6,8 @@ use candle_core::{Device, Tensor, Var};
 
 use super::checkpoint::Sections;
 use super::config::AdaptConfig;
+use super::observer::Metrics;
+use super::pass::Answers;
 use super::target::ImageSet;
 use crate::data::Batch;
 use crate::graph::{ChannelGroups, Graph};
@@ -103,6 +105,36 @@ pub(super) fn imitation(student: &Tensor, teacher: &Tensor) -> Result<Tensor> {
     let (labels, weights) = loss::teacher_labels(teacher)?;
     let labelled = loss::cross_entropy(student, &labels, Some(&weights))?;
     Ok((loss::distillation(student, teacher, TEMPERATURE)? + (labelled * PSEUDO_LABEL_WEIGHT)?)?)
+}
+
+/// One update of `trainee` on the teacher's answers to a batch and, with source replay, on a labelled one.
+/// Returns its losses and the gradient's norm.
+///
+/// # Errors
+/// [`Error::Data`] if the teacher did not answer an image of the batch; as the network and the optimiser.
+pub(super) fn imitate(
+    setting: Setting,
+    trainee: &mut Trainee,
+    teacher: &Answers,
+    (batch, source): (&Batch, Option<&Batch>),
+    lr: f64,
+) -> Result<Metrics> {
+    let Setting { device, memory, .. } = setting;
+    let teacher = teacher.logits_of(&batch.indices)?.to_device(device)?;
+    let params = trainee.student.params();
+    let forward = Forward::new(trainee.student.graph(), &params, Mode::Train).sparing(memory);
+    let output = forward.run(&batch.to_tensor(device)?)?;
+    let loss = imitation(&output.logits, &teacher)?;
+    let mut metrics = vec![("imitation", scalar(&loss)?)];
+    let mut grads = Grads::new();
+    trainee.backward((output, &loss), &mut grads, None)?;
+    if let (Some(images), Some(batch)) = (setting.source, source) {
+        let (output, replay) = source_loss((&trainee.student, &params), images, batch, (device, memory))?;
+        metrics.push(("source", scalar(&replay)?));
+        trainee.backward((output, &replay), &mut grads, None)?;
+    }
+    metrics.push(("gradient_norm", trainee.update(grads, lr)?));
+    Ok(metrics)
 }
 
 /// The network's output on a labelled source batch, and its cross-entropy.
