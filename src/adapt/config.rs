@@ -66,7 +66,7 @@ pub struct MaskConfig {
     pub criterion: Criterion,
     /// Batches the ranking is estimated from, if there is but one.
     pub importance_batches: usize,
-    /// Batches each round's ranking and statistics are estimated from.
+    /// Batches each round's statistics and the criterion of TCP are estimated from; Fisher information takes the first three.
     pub round_batches: usize,
 }
 

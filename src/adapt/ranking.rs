@@ -44,9 +44,9 @@ pub(super) fn rank(
 /// The round of a run's only ranking.
 pub(super) const ONLY: usize = 0;
 
-/// Images whose gradients are added up before they are squared, where rankings follow one another. Their labels are drawn, so
-/// gradients mostly cancel, and the square of a few images' tells as much as that of many: so few images make many squares.
-const FISHER_IMAGES: usize = 4;
+/// Batches of images for Fisher information where rankings follow one another. Each image's gradient is squared by itself: labels
+/// are drawn, so gradients mostly cancel, and the square of one image's tells as much as that of many together.
+const FISHER_BATCHES: usize = 3;
 
 /// Images for the estimates of `round`, other ones each time.
 pub(super) fn sample(context: &Context, round: usize, rng: &mut Rng) -> Vec<usize> {
@@ -71,8 +71,12 @@ impl Ranked<'_> {
         let Self { context, network, teacher, round, .. } = self;
         let mut rng = Rng::stream(context.config.seed, 0x4649_5348 + round as u64);
         let mut fisher = Fisher::new(network.1.len());
-        let images = sample(context, round, &mut rng);
-        let at_once = if round == ONLY { context.config.batch_size } else { FISHER_IMAGES };
+        let mut images = sample(context, round, &mut rng);
+        let mut at_once = context.config.batch_size;
+        if round != ONLY {
+            images.truncate(FISHER_BATCHES * at_once);
+            at_once = 1;
+        }
         let loss = |logits: &Tensor, indices: &[usize]| {
             let probs = candle_nn::ops::softmax(&teacher.logits_of(indices)?, 1)?.to_vec2::<f32>()?;
             let sampled: Vec<u32> = probs.iter().map(|row| rng.weighted(row) as u32).collect();
