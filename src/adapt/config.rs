@@ -71,15 +71,16 @@ pub struct MaskConfig {
 }
 
 impl MaskConfig {
-    /// Rounds that there are updates between.
-    fn all_rounds(&self) -> usize {
-        self.rounds.min(self.steps + 1)
+    /// Rounds of removal: no more than there are updates to come between.
+    pub fn all_rounds(&self) -> usize {
+        self.rounds.min(self.steps.saturating_add(1))
     }
 
     /// Which round of removal comes before `step`, if one does: the first before the first; the last comes after all.
     pub fn round_before(&self, step: usize) -> Option<usize> {
         let gaps = self.all_rounds() - 1;
-        (0..gaps).find(|gap| gap * self.steps / gaps == step).map(|gap| gap + 1)
+        let (each, more) = (self.steps.checked_div(gaps)?, self.steps.checked_rem(gaps)?);
+        (0..gaps).find(|gap| gap * each + gap * more / gaps == step).map(|gap| gap + 1)
     }
 
     /// Part of the way to the budget after `round`, where `left` of its measure may be left at the end: each round takes the
@@ -144,6 +145,8 @@ const SMALL_SIDE: usize = 64;
 /// Photographs are trained at this fraction of the evaluation size: crops look larger than at test time otherwise
 /// (Touvron et al. 2019, arXiv:1906.06423), and a step costs half.
 const TRAIN_SIZE_FRACTION: f64 = 5.0 / 7.0;
+/// Most images of a batch: more is a mistake, and memory is planned for as many.
+const MOST_IMAGES: usize = 65_536;
 /// How often fine-tuning sees each image: what is removed from a network has to be learnt on all of them.
 const PASSES: usize = 6;
 /// Most times that fine-tuning is longer for it.
@@ -248,6 +251,11 @@ impl AdaptConfig {
                 self.train
             )));
         }
+        if self.mask.admp && self.mask.steps == 0 && self.budget.is_some() {
+            return Err(Error::Config(
+                "mask.steps: expected at least 1 with ADMP, whose masks are trained, got 0".into(),
+            ));
+        }
         let at_least_zero = [
             ("weight_decay", self.weight_decay),
             ("teacher.pseudo_label_weight", self.teacher.pseudo_label_weight),
@@ -275,6 +283,12 @@ impl AdaptConfig {
             ("mask.round_batches", self.mask.round_batches, 1),
             ("teacher.label_refreshes", self.teacher.label_refreshes, 1),
         ];
+        if self.batch_size > MOST_IMAGES {
+            return Err(Error::Config(format!(
+                "batch_size: expected at most {MOST_IMAGES} images, got {}",
+                self.batch_size
+            )));
+        }
         for (name, value, least) in counts {
             if value < least {
                 return Err(Error::Config(format!("{name}: expected at least {least}, got {value}")));
@@ -313,6 +327,17 @@ mod tests {
     }
 
     #[test]
+    fn masks_of_admp_need_updates() {
+        let with = |steps| {
+            let mut config = AdaptConfig::for_input([1, 28, 28]).with_admp();
+            config.mask.steps = steps;
+            config.validate().map_err(|error| error.to_string())
+        };
+        assert_eq!(with(1), Ok(()));
+        assert!(with(0).unwrap_err().contains("mask.steps: expected at least 1 with ADMP"));
+    }
+
+    #[test]
     fn rounds_take_equal_parts_and_have_updates_between() {
         let with = |steps, rounds| MaskConfig { steps, rounds, ..AdaptConfig::for_input([3, 224, 224]).mask };
         let before = |config: &MaskConfig| -> Vec<(usize, usize)> {
@@ -320,6 +345,7 @@ mod tests {
         };
         assert_eq!(before(&with(100, 6)), [(0, 1), (20, 2), (40, 3), (60, 4), (80, 5)]);
         assert_eq!(before(&with(7, 4)), [(0, 1), (2, 2), (4, 3)]);
+        assert_eq!(with(usize::MAX, 6).round_before(usize::MAX / 5), Some(2), "no overflow");
         assert_eq!(before(&with(2, 6)), [(0, 1), (1, 2)], "no round without updates before the next");
         assert!(before(&with(0, 6)).is_empty() && before(&with(50, 1)).is_empty(), "all at once");
         let near = |got: f64, want: f64| assert!((got - want).abs() < 1e-12, "{got} {want}");

@@ -48,7 +48,8 @@ impl Safety {
 
 /// The work of a phase.
 pub(super) trait Steps {
-    /// One update on a target batch and, with source replay, a labelled source batch.
+    /// One update on a target batch and, with source replay, a labelled source batch. If it is [`Error::Interrupted`], the
+    /// state is as it was before.
     fn step(&mut self, step: usize, batch: &Batch, source: Option<&Batch>) -> Result<Metrics>;
 
     /// Adds the state to go on from after the last step.
@@ -57,6 +58,9 @@ pub(super) trait Steps {
     /// Takes the state up again.
     fn load(&mut self, from: &Sections) -> Result<()>;
 }
+
+/// Where the loaders of a phase are, target and source.
+type LoaderStates = (LoaderState, Option<LoaderState>);
 
 /// Batches of a phase.
 pub(super) struct Loaders {
@@ -71,7 +75,7 @@ impl Loaders {
         preprocess: &Preprocess,
         config: &AdaptConfig,
         phase: Phase,
-        resumed: Option<(LoaderState, Option<LoaderState>)>,
+        resumed: Option<LoaderStates>,
     ) -> Result<Self> {
         let (target, train, source) = sets;
         let seed = mix(config.seed ^ (phase as u64 + 1).wrapping_mul(0x9E37_79B9));
@@ -88,6 +92,10 @@ impl Loaders {
         };
         let target = TrainLoader::new(target.subset(train.to_vec())?, transform, loader, target_state)?;
         Ok(Self { target, source })
+    }
+
+    fn states(&self) -> LoaderStates {
+        (self.target.state(), self.source.as_ref().map(TrainLoader::state))
     }
 }
 
@@ -121,7 +129,7 @@ impl Driver<'_> {
     /// Runs steps `from..steps` of `phase`.
     ///
     /// # Errors
-    /// [`Error::Interrupted`] after a requested stop, with the state saved; [`Error::Numeric`] if a metric is not
+    /// [`Error::Interrupted`] after a requested stop, within a step too, with the state saved; [`Error::Numeric`] if a metric is not
     /// finite: the last checkpoint stays as it was.
     pub fn drive(
         &mut self,
@@ -138,12 +146,19 @@ impl Driver<'_> {
         let (earlier_s, begun) = (report.wall_s, Instant::now());
         let mut saved = Instant::now();
         if !range.is_empty() {
-            self.save(phase, range.start, work, &loaders, &report)?;
+            self.save((phase, range.start), work, loaders.states(), &report)?;
         }
         for step in range.clone() {
+            let states = loaders.states();
             let batch = loaders.target.next_batch()?;
             let source = loaders.source.as_mut().map(TrainLoader::next_batch).transpose()?;
-            let metrics = work.step(step, &batch, source.as_ref())?;
+            let metrics = match work.step(step, &batch, source.as_ref()) {
+                Err(Error::Interrupted(_)) => {
+                    self.save((phase, step), work, states, &report)?;
+                    return Err(self.stopped(phase, step));
+                }
+                metrics => metrics?,
+            };
             if let Some((name, value)) = metrics.iter().find(|(_, value)| !value.is_finite()) {
                 return Err(Error::Numeric(format!(
                     "{}: step {step}: {name} is {value}; nothing after the last checkpoint is kept; try a lower \
@@ -157,31 +172,30 @@ impl Driver<'_> {
             let stop = self.safety.stop.load(Ordering::Relaxed);
             // After the last step, too: what follows may take long, and there is nothing in it to save.
             if stop || step + 1 == range.end || saved.elapsed() >= self.safety.every {
-                self.save(phase, step + 1, work, &loaders, &report)?;
+                self.save((phase, step + 1), work, loaders.states(), &report)?;
                 saved = Instant::now();
             }
             if stop {
-                let saved_to = match &self.safety.checkpoint {
-                    Some(path) => format!("go on with --resume (checkpoint {})", path.display()),
-                    None => "no checkpoint file was asked for".to_string(),
-                };
-                return Err(Error::Interrupted(format!(
-                    "stopped in phase {} after step {}; {saved_to}",
-                    phase.name(),
-                    step + 1
-                )));
+                return Err(self.stopped(phase, step + 1));
             }
         }
         self.reports.push(report);
         Ok(())
     }
 
+    fn stopped(&self, phase: Phase, steps: usize) -> Error {
+        let saved_to = match &self.safety.checkpoint {
+            Some(path) => format!("go on with --resume (checkpoint {})", path.display()),
+            None => "no checkpoint file was asked for".to_string(),
+        };
+        Error::Interrupted(format!("stopped in phase {} after step {steps}; {saved_to}", phase.name()))
+    }
+
     fn save(
         &mut self,
-        phase: Phase,
-        step: usize,
+        (phase, step): (Phase, usize),
         work: &dyn Steps,
-        loaders: &Loaders,
+        (loader, source_loader): LoaderStates,
         report: &PhaseReport,
     ) -> Result<()> {
         let Some(path) = &self.safety.checkpoint else { return Ok(()) };
@@ -193,8 +207,8 @@ impl Driver<'_> {
             identity: self.identity.clone(),
             phase,
             step,
-            loader: loaders.target.state(),
-            source_loader: loaders.source.as_ref().map(TrainLoader::state),
+            loader,
+            source_loader,
             wall_s: self.wall_s(),
             reports,
             adapted_by: self.adapted_by,

@@ -11,7 +11,8 @@ pub enum Phase {
     /// Phase 1: the teacher adapts to the target.
     Teacher,
     /// Phase 2: channels are removed in rounds, or masks find those to remove (ADMP).
-    Mask,
+    #[serde(alias = "mask")]
+    Prune,
     /// Phase 3: the compact student learns from the adapted teacher.
     FineTune,
 }
@@ -21,7 +22,7 @@ impl Phase {
     pub const fn name(self) -> &'static str {
         match self {
             Self::Teacher => "adapt teacher",
-            Self::Mask => "prune",
+            Self::Prune => "prune",
             Self::FineTune => "fine-tune",
         }
     }

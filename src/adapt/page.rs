@@ -145,7 +145,7 @@ fn losses(page: &mut Page, phase: &PhaseReport) {
     page.figure(&line_chart(&series(&|name| !NO_LOSSES.contains(&name)), "step"), "Losses");
     let kept = series(&|name| name == "entries_kept");
     if !kept.is_empty() {
-        page.figure(&line_chart(&kept, "step"), "Channel groups' entries that the budget lets stay");
+        page.figure(&line_chart(&kept, "step"), "Channels left; in rounds, the last ones go after the last step");
     }
 }
 

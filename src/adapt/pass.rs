@@ -84,7 +84,7 @@ pub struct PassConfig<'a> {
     pub memory: ActivationMemory,
     /// Where to compute.
     pub device: &'a Device,
-    /// Who may stop it between two batches; nobody if it is a part of a step, after which the run is saved.
+    /// Who may stop it between two batches; nobody if it is a part of a step that cannot be left half done.
     pub safety: Option<&'a Safety>,
 }
 

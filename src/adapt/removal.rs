@@ -3,6 +3,7 @@
 use candle_core::Tensor;
 
 use super::checkpoint::Sections;
+use super::config::MaskConfig;
 use super::pass::Answers;
 use super::ranking;
 use super::run::Context;
@@ -73,6 +74,12 @@ impl Remains {
         let keep = self.keep.iter().map(|left| *left && here.next().is_some_and(|kept| *kept)).collect();
         let groups = ChannelGroups::new(&graph, context.config.scope);
         Ok(Self { graph, groups, params, keep, surgery_difference: self.surgery_difference.max(difference) })
+    }
+
+    /// Logs what `round` left.
+    pub fn tell(&self, mask: &MaskConfig, round: usize) {
+        let (left, of, rounds) = (self.groups.len(), self.keep.len(), mask.all_rounds());
+        log::info!("round of removal round={round} rounds={rounds} channels_left={left} of={of}");
     }
 
     /// Each of this network's mask entries' importance percentile in [0, 1]; rounds see other images each.

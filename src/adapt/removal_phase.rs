@@ -61,8 +61,13 @@ impl<'a> RemovalPhase<'a> {
         let keep = self.selector.within(&left.graph, &left.groups)?.select(&rank, progress)?;
         let next = left.cut(self.context, &keep)?;
         let kept = next.keep.iter().filter(|kept| **kept).count();
-        // Else the last round chooses from what is left now.
-        self.remains = if self.selector.covers(&next.groups, kept) { next } else { left };
+        if self.selector.covers(&next.groups, kept) {
+            self.remains = next;
+            self.remains.tell(&self.context.config.mask, round);
+        } else {
+            log::info!("round left to the last one, it would tie channels to others round={round}");
+            self.remains = left;
+        }
         self.trainee = trainee(self.context, &self.remains)?;
         Ok(())
     }

@@ -225,7 +225,7 @@ impl<'a> Stages<'a> {
     /// Phase 2: the network without the channels that the budget has no room for.
     fn remove(&mut self, selector: &mut Selector, adapted: &Adapted) -> Result<Remains> {
         let context = self.context;
-        let remains = match self.past(Phase::Mask) {
+        let remains = match self.past(Phase::Prune) {
             Some(Checkpoint { tensors, .. }) => {
                 Remains::load(context, tensors, tensors.get("removed", context.device)?)?
             }
@@ -237,7 +237,7 @@ impl<'a> Stages<'a> {
                     let rank = whole.rank(context, &adapted.answers, ONLY)?;
                     let mut phase =
                         MaskPhase::new(context.setting(), &adapted.params, selector, rank, &adapted.answers)?;
-                    self.drive(Phase::Mask, mask.steps, &mut phase)?;
+                    self.drive(Phase::Prune, mask.steps, &mut phase)?;
                     let (params, mut admm) = phase.finish()?;
                     let masked = Remains { params, ..whole };
                     let keep = self.harden(&mut admm, selector, &masked)?;
@@ -249,7 +249,9 @@ impl<'a> Stages<'a> {
                     let mut last = selector.within(&left.graph, &left.groups)?;
                     let mut admm = Admm::at_rank(rank, mask.admm.clone(), &last)?;
                     let keep = self.harden(&mut admm, &mut last, &left)?;
-                    left.cut(context, &keep)?
+                    let left = left.cut(context, &keep)?;
+                    left.tell(mask, mask.all_rounds());
+                    left
                 }
             }
         };
@@ -265,7 +267,7 @@ impl<'a> Stages<'a> {
             return Ok(whole);
         }
         let mut phase = RemovalPhase::new(self.context, selector, whole, teacher)?;
-        self.drive(Phase::Mask, steps, &mut phase)?;
+        self.drive(Phase::Prune, steps, &mut phase)?;
         phase.trained()
     }
 
@@ -274,6 +276,9 @@ impl<'a> Stages<'a> {
     fn harden(&mut self, admm: &mut Admm, selector: &mut Selector, network: &Remains) -> Result<Vec<bool>> {
         let context = self.context;
         let mut keep = admm.harden(selector)?;
+        if selector.limit(1.0) >= selector.full() {
+            return Ok(keep);
+        }
         let Some(mut table) = self.driver.latency.take() else { return Ok(keep) };
         let goal_ms = selector.limit(1.0) as f64 / 1e6;
         let (mut search, mut best) = (Search::default(), (f64::INFINITY, keep.clone()));

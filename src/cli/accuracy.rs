@@ -62,7 +62,7 @@ pub(super) struct AccuracyArgs {
     /// Updates of phase 1 [default: as adapt]
     #[arg(long, value_name = "N")]
     adapt_steps: Option<usize>,
-    /// Updates of phase 2, at least 1; what has no phase 2 has them in phase 3 [default: as adapt]
+    /// Updates of phase 2, at least 1; methods without phase 2, as taylor-at-once, have them in phase 3 [default: as adapt]
     #[arg(long, value_name = "N")]
     mask_steps: Option<std::num::NonZeroUsize>,
     /// Updates of phase 3 [default: as adapt]

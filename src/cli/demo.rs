@@ -31,7 +31,7 @@ pub(super) struct DemoArgs {
     /// Seed of every random draw
     #[arg(long, value_name = "N", default_value_t = 0)]
     seed: u64,
-    /// Updates of each phase, for a quick look
+    /// Updates of each phase, of phase 2 at most 100, for a quick look [default: 120, 100 and 300]
     #[arg(long, value_name = "N")]
     steps: Option<usize>,
     /// The first N images alone, for a quicker one

@@ -100,8 +100,8 @@ mod tests {
         let run = || {
             let mut recorded = Recorded::new(Silent, Some(&path)).unwrap();
             recorded.note("statistics");
-            recorded.phase(Phase::Mask, 3, 5);
-            recorded.step(Phase::Mask, 3, &vec![("imitation", 0.5), ("gradient_norm", 9.0)]);
+            recorded.phase(Phase::Prune, 3, 5);
+            recorded.step(Phase::Prune, 3, &vec![("imitation", 0.5), ("gradient_norm", 9.0)]);
             recorded.channels(&[GroupWidth { name: "a".into(), before: 8, after: 3 }]);
         };
         run();
@@ -111,8 +111,8 @@ mod tests {
         let lines: Vec<Value> = text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
         let once = [
             json!({"note": "statistics"}),
-            json!({"phase": "mask", "step": 3, "steps": 5}),
-            json!({"phase": "mask", "step": 4, "steps": 5, "eta_s": 0.0, "losses": {"imitation": 0.5}}),
+            json!({"phase": "prune", "step": 3, "steps": 5}),
+            json!({"phase": "prune", "step": 4, "steps": 5, "eta_s": 0.0, "losses": {"imitation": 0.5}}),
             json!({"channels": [{"group": "a", "before": 8, "after": 3}]}),
         ];
         assert_eq!(lines, [&once[..], &once].concat());

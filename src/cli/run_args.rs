@@ -108,8 +108,8 @@ pub(super) struct RunArgs {
     /// Find the channels by ADMP, with an adversarial soft mask and a hard mask by ADMM, instead of by ranking in rounds
     #[arg(long)]
     admp: bool,
-    /// Updates of phase 2: between the rounds in which channels go, or of ADMP's masks; 0 without ADMP removes all at once
-    /// [default: 100; 200 for inputs up to 64 pixels]
+    /// Updates of phase 2 ("prune") in all: spread evenly between the six rounds in which channels go, or of ADMP's masks.
+    /// Without ADMP 0 removes all at once, and less than 5 makes fewer rounds [default: 100; 200 for inputs up to 64 pixels]
     #[arg(long, value_name = "N")]
     mask_steps: Option<usize>,
     /// Updates of phase 3 (fine-tuning) [default: six passes over the images, at least 170 and at most 510; 400 to 1200 for

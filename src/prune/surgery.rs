@@ -58,7 +58,7 @@ fn check_shapes(compaction: &Compaction, params: &Params) -> Result<()> {
 /// relative to the largest logit.
 ///
 /// # Errors
-/// [`Error::Numeric`] if it exceeds [`LOGIT_TOLERANCE`]: the surgery would change answers.
+/// [`Error::Numeric`] if it exceeds [`LOGIT_TOLERANCE`]: the surgery would change answers; or if these are not finite before.
 pub fn verify(
     masked: (&Graph, &Params, &ChannelGroups, &Keep),
     compacted: (&Graph, &Params),
@@ -70,6 +70,11 @@ pub fn verify(
     let masks = ChannelMask::new(groups, images.device())?.gather(&values)?;
     let before = Forward::new(graph, params, Mode::Eval).masked(masks).run(images)?.logits;
     let after = Forward::new(compacted.0, compacted.1, Mode::Eval).run(images)?.logits;
+    if !before.sum_all()?.to_scalar::<f32>()?.is_finite() {
+        return Err(Error::Numeric(
+            "surgery: the network's answers are not finite before channels go; try a lower learning rate".into(),
+        ));
+    }
     let scale = before.abs()?.max_all()?.to_scalar::<f32>()?.max(1e-6);
     // The tensor library's maximum skips NaN; here a NaN stays, and the comparison is written so that it fails.
     let differences: Vec<f32> = (before - after)?.abs()?.flatten_all()?.to_vec1()?;

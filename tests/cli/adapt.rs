@@ -62,7 +62,7 @@ fn the_report_holds_every_phase_and_its_losses() {
     assert!(report["surgery_difference"].as_f64().unwrap() <= 1e-4);
     let phases = report["phases"].as_array().unwrap();
     let expected =
-        [("teacher", 6, "information_maximisation"), ("mask", 20, "imitation"), ("fine_tune", 200, "imitation")];
+        [("teacher", 6, "information_maximisation"), ("prune", 20, "imitation"), ("fine_tune", 200, "imitation")];
     assert_eq!(phases.len(), expected.len());
     for (phase, (name, steps, loss)) in phases.iter().zip(expected) {
         assert_eq!((&phase["phase"], &phase["steps"]), (&name.into(), &steps.into()));
@@ -157,7 +157,7 @@ fn without_admp_channels_go_in_rounds() {
     };
     let names = |phases: &[Value]| phases.iter().map(|phase| phase["phase"].clone()).collect::<Vec<_>>();
     let phases = run("--mask-steps 20 --tune-steps 200");
-    assert_eq!(names(&phases), ["teacher", "mask", "fine_tune"]);
+    assert_eq!(names(&phases), ["teacher", "prune", "fine_tune"]);
     let kept: Vec<u64> = (phases[1]["metrics"]["entries_kept"].as_array().unwrap().iter())
         .map(|kept| kept.as_f64().unwrap() as u64)
         .collect();

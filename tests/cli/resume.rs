@@ -18,7 +18,7 @@ const ADAPT: &str = "adapt --teacher teacher.safetensors --target images --out s
     --adapted-out adapted.safetensors --threads 1 --batch-size 16 --holdout 0.3 --budget channels=0.5 \
     --adapt-steps 40 --admp --mask-steps 40 --tune-steps 60 --checkpoint-every 0";
 const CHECKPOINT: &str = "student.safetensors.checkpoint";
-const PHASES: [&str; 3] = ["teacher", "mask", "fine_tune"];
+const PHASES: [&str; 3] = ["teacher", "prune", "fine_tune"];
 
 /// Phase and number of steps done.
 type Position = (usize, u64);
@@ -93,6 +93,36 @@ fn killed_between_rounds_the_resumed_run_ends_with_the_same_bytes() {
         child.kill().unwrap();
         wait(child, &arguments).ended_by_a_signal();
         arguments = format!("{in_rounds} --resume");
+    }
+    assert!(outcome(&place, &arguments) == expected, "the resumed run differs from the uninterrupted one");
+}
+
+/// Steps of phase 2 that the progress file tells of, if it does.
+fn pruned_steps(progress: &Path) -> Option<u64> {
+    let text = fs::read_to_string(progress).ok()?;
+    let told: Vec<Value> = text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
+    told.iter().rev().find(|line| line["phase"] == "prune")?["step"].as_u64()
+}
+
+#[test]
+fn sigterm_in_a_round_saves_the_updates_before_it() {
+    let in_rounds = ADAPT.replace("--admp ", "").replace("--checkpoint-every 0", "--checkpoint-every 3600");
+    let expected = outcome(&Workplace::new(), &in_rounds);
+    let place = Workplace::new();
+    let mut arguments = format!("{in_rounds} --progress progress");
+    // Eight updates between rounds: just before the third and the fifth.
+    for goal in [16, 32] {
+        let child = program::command(place.folder(), &arguments).spawn().unwrap();
+        let begun = Instant::now();
+        while pruned_steps(&place.path("progress")) < Some(goal) {
+            assert!(begun.elapsed() < Duration::from_secs(120), "step {goal} was never seen");
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        assert!(Command::new("kill").args(["-TERM", &child.id().to_string()]).status().unwrap().success());
+        wait(child, &arguments).ends_with(&[130]).logs(&["stopped in phase prune after step", "--resume", CHECKPOINT]);
+        let saved = position(&place.path(CHECKPOINT)).unwrap();
+        assert_eq!(saved, (1, pruned_steps(&place.path("progress")).unwrap()), "no update is lost");
+        arguments = format!("{in_rounds} --progress progress --resume");
     }
     assert!(outcome(&place, &arguments) == expected, "the resumed run differs from the uninterrupted one");
 }

@@ -147,7 +147,7 @@ mod tests {
 
     fn step(step: usize, value: f64) -> String {
         format!(
-            "{{\"phase\":\"mask\",\"step\":{step},\"steps\":900,\"eta_s\":1.5,\"losses\":{{\"imitation\":{value}}}}}\n"
+            "{{\"phase\":\"prune\",\"step\":{step},\"steps\":900,\"eta_s\":1.5,\"losses\":{{\"imitation\":{value}}}}}\n"
         )
     }
 
@@ -160,12 +160,12 @@ mod tests {
         let whole = format!("{{\"note\":\"statistics\"}}\n{}{}", step(1, 0.5), step(2, 0.25));
         fs::write(&path, &whole[..whole.len() - 9]).unwrap();
         progress.read();
-        assert_eq!((progress.phase.as_str(), progress.step, progress.steps), ("mask", 1, 900));
+        assert_eq!((progress.phase.as_str(), progress.step, progress.steps), ("prune", 1, 900));
         let furthest = progress.furthest();
         let more = format!("{whole}{{\"channels\":[{{\"group\":\"a\",\"before\":8,\"after\":3}}]}}\nnonsense\n");
         fs::write(&path, more).unwrap();
         progress.read();
-        assert_eq!(progress.losses["mask imitation"].points, [(1, 0.5), (2, 0.25)]);
+        assert_eq!(progress.losses["prune imitation"].points, [(1, 0.5), (2, 0.25)]);
         assert_eq!((progress.channels[0].after, progress.eta_s), (3, 1.5));
         assert!(progress.furthest() > furthest);
         assert_eq!(Progress::of(&path).losses, progress.losses);

@@ -199,6 +199,17 @@ fn verify_refuses_every_tampered_tensor() {
 }
 
 #[test]
+fn verify_blames_a_network_whose_own_answers_are_not_finite() {
+    let mut case = Case::new(random_graph(2), Scope::All, 0.6, &mut Rng::new(2));
+    let classifier = format!("{}.weight", case.graph.nodes()[case.graph.output()].name);
+    let broken = (&case.params[&classifier] + f64::NAN).unwrap();
+    case.params.insert(classifier, broken);
+    let (graph, params) = case.compact();
+    let error = case.verify((&graph, &params)).unwrap_err().to_string();
+    assert!(error.contains("not finite before channels go"), "{error}");
+}
+
+#[test]
 fn verify_refuses_a_nan_in_a_single_logit() {
     let case = Case::new(random_graph(2), Scope::All, 0.6, &mut Rng::new(2));
     let (graph, params) = case.compact();

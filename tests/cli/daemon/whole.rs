@@ -106,7 +106,7 @@ fn the_status_tells_how_far_an_adaptation_is() {
     assert_eq!(keys(&run), ["id", "phase", "step", "steps", "eta_s", "started", "losses", "channels"]);
     assert_eq!(run["steps"], 200);
     let names: Vec<&str> = run["losses"].as_array().unwrap().iter().map(|l| l["name"].as_str().unwrap()).collect();
-    assert!(names.contains(&"mask imitation") && names.contains(&"teacher information_maximisation"), "{names:?}");
+    assert!(names.contains(&"prune imitation") && names.contains(&"teacher information_maximisation"), "{names:?}");
     assert_eq!(run["losses"][0]["points"][0].as_array().unwrap().len(), 2);
     let channels = run["channels"].as_array().unwrap();
     assert!(channels.iter().any(|c| c["after"].as_u64() < c["before"].as_u64()), "{channels:?}");
