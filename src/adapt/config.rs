@@ -66,7 +66,7 @@ pub struct MaskConfig {
     pub criterion: Criterion,
     /// Batches the ranking is estimated from, if there is but one.
     pub importance_batches: usize,
-    /// Batches each round's statistics and the criterion of TCP are estimated from; Fisher information takes the first three.
+    /// Batches each round's statistics and ranking are estimated from; Fisher information takes fewer.
     pub round_batches: usize,
 }
 
@@ -275,6 +275,12 @@ impl AdaptConfig {
         if !(0.0..=1.0).contains(&share) {
             return Err(Error::Config(format!("gate.min_class_share: expected a fraction in [0, 1], got {share}")));
         }
+        if self.batch_size > MOST_IMAGES {
+            return Err(Error::Config(format!(
+                "batch_size: expected at most {MOST_IMAGES} images, got {}",
+                self.batch_size
+            )));
+        }
         let counts = [
             ("batch_size", self.batch_size, 2),
             ("mask.probe_every", self.mask.probe_every, 1),
@@ -283,12 +289,6 @@ impl AdaptConfig {
             ("mask.round_batches", self.mask.round_batches, 1),
             ("teacher.label_refreshes", self.teacher.label_refreshes, 1),
         ];
-        if self.batch_size > MOST_IMAGES {
-            return Err(Error::Config(format!(
-                "batch_size: expected at most {MOST_IMAGES} images, got {}",
-                self.batch_size
-            )));
-        }
         for (name, value, least) in counts {
             if value < least {
                 return Err(Error::Config(format!("{name}: expected at least {least}, got {value}")));
@@ -324,6 +324,16 @@ mod tests {
         }
         let digits = AdaptConfig { batch_size: 128, ..AdaptConfig::for_input([1, 28, 28]) };
         assert_eq!(digits.for_images(10_000).fine_tune.steps, 469);
+    }
+
+    #[test]
+    fn absurd_batches_are_refused() {
+        let with = |batch_size| {
+            let config = AdaptConfig { batch_size, ..AdaptConfig::for_input([1, 28, 28]) };
+            config.validate().map_err(|error| error.to_string())
+        };
+        assert_eq!(with(65_536), Ok(()));
+        assert!(with(usize::MAX).unwrap_err().contains("batch_size: expected at most 65536 images, got"));
     }
 
     #[test]

@@ -52,3 +52,15 @@ pub trait Observer {
 pub struct Silent;
 
 impl Observer for Silent {}
+
+#[cfg(test)]
+mod tests {
+    use super::Phase;
+
+    #[test]
+    fn a_checkpoint_that_calls_phase_2_by_its_former_name_is_read() {
+        let read = |name: &str| serde_json::from_str::<Phase>(name).unwrap();
+        assert_eq!((read("\"mask\""), read("\"prune\"")), (Phase::Prune, Phase::Prune));
+        assert_eq!(serde_json::to_string(&Phase::Prune).unwrap(), "\"prune\"");
+    }
+}

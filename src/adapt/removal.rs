@@ -3,7 +3,6 @@
 use candle_core::Tensor;
 
 use super::checkpoint::Sections;
-use super::config::MaskConfig;
 use super::pass::Answers;
 use super::ranking;
 use super::run::Context;
@@ -11,7 +10,7 @@ use super::target::pass_config;
 use crate::data::{OrderedPass, Transform};
 use crate::graph::{ChannelGroups, Graph, Keep};
 use crate::model::Params;
-use crate::prune::surgery;
+use crate::prune::{Measure, surgery};
 use crate::{Error, Result};
 
 /// Of a checkpoint.
@@ -77,9 +76,16 @@ impl Remains {
     }
 
     /// Logs what `round` left.
-    pub fn tell(&self, mask: &MaskConfig, round: usize) {
-        let (left, of, rounds) = (self.groups.len(), self.keep.len(), mask.all_rounds());
+    ///
+    /// # Errors
+    /// As [`Measure::of`].
+    pub fn tell(&self, context: &Context, round: usize) -> Result<()> {
+        let Context { teacher, groups, config, .. } = context;
+        let left = Measure::Channels.of(&teacher.graph, groups, &self.keep)?;
+        let of = Measure::Channels.of(&teacher.graph, groups, &vec![true; self.keep.len()])?;
+        let rounds = config.mask.all_rounds();
         log::info!("round of removal round={round} rounds={rounds} channels_left={left} of={of}");
+        Ok(())
     }
 
     /// Each of this network's mask entries' importance percentile in [0, 1]; rounds see other images each.

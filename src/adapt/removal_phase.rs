@@ -63,7 +63,7 @@ impl<'a> RemovalPhase<'a> {
         let kept = next.keep.iter().filter(|kept| **kept).count();
         if self.selector.covers(&next.groups, kept) {
             self.remains = next;
-            self.remains.tell(&self.context.config.mask, round);
+            self.remains.tell(self.context, round)?;
         } else {
             log::info!("round left to the last one, it would tie channels to others round={round}");
             self.remains = left;

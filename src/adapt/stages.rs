@@ -250,7 +250,7 @@ impl<'a> Stages<'a> {
                     let mut admm = Admm::at_rank(rank, mask.admm.clone(), &last)?;
                     let keep = self.harden(&mut admm, &mut last, &left)?;
                     let left = left.cut(context, &keep)?;
-                    left.tell(mask, mask.all_rounds());
+                    left.tell(context, mask.all_rounds())?;
                     left
                 }
             }

@@ -32,6 +32,13 @@ fn a_budget_of_latency_removes_channels_and_tells_what_was_measured() {
 }
 
 #[test]
+fn a_budget_that_is_met_already_removes_nothing() {
+    let place = Workplace::new().with_wide_teacher();
+    let summary = place.run(&format!("{JOB} {SHORT} --budget latency=10s --json")).ends_with(&[0, 1]).json();
+    assert_eq!(summary["student"]["channels"], summary["teacher"]["channels"]);
+}
+
+#[test]
 fn the_same_table_gives_the_same_bytes() {
     let place = Workplace::new().with_wide_teacher();
     let student = || {
