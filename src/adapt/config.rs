@@ -147,9 +147,9 @@ const SMALL_SIDE: usize = 64;
 const TRAIN_SIZE_FRACTION: f64 = 5.0 / 7.0;
 /// Most images of a batch: more is a mistake, and memory is planned for as many.
 const MOST_IMAGES: usize = 65_536;
-/// How often fine-tuning sees each image: what is removed from a network has to be learnt on all of them.
+/// How often adapting the teacher and fine-tuning see each image, at least.
 const PASSES: usize = 6;
-/// Most times that fine-tuning is longer for it.
+/// Most times that they are longer for it.
 const MOST_LONGER: usize = 3;
 
 impl AdaptConfig {
@@ -166,13 +166,14 @@ impl AdaptConfig {
         self
     }
 
-    /// This with more updates of fine-tuning where it would see each of `images` less than six times, up to three times as
-    /// many.
+    /// This with more updates of the teacher and of fine-tuning where they would see each of `images` less than six times, up
+    /// to three times as many.
     #[must_use]
     pub fn for_images(mut self, images: usize) -> Self {
-        let steps = self.fine_tune.steps;
         let enough = (PASSES * images).div_ceil(self.batch_size.max(1));
-        self.fine_tune.steps = enough.clamp(steps, MOST_LONGER * steps);
+        for steps in [&mut self.teacher.steps, &mut self.fine_tune.steps] {
+            *steps = enough.clamp(*steps, MOST_LONGER * *steps);
+        }
         self
     }
 
@@ -316,14 +317,23 @@ mod tests {
     }
 
     #[test]
-    fn many_images_are_tuned_for_longer_and_not_for_ever() {
+    fn many_images_are_trained_on_for_longer_and_not_for_ever() {
         let photographs = AdaptConfig::for_input([3, 224, 224]);
-        for (images, steps) in [(0, 170), (100, 170), (906, 170), (1000, 188), (2817, 510), (usize::MAX / 8, 510)] {
+        let expected = [
+            (0, 160, 170),
+            (100, 160, 170),
+            (880, 165, 170),
+            (1000, 188, 188),
+            (2817, 480, 510),
+            (usize::MAX / 8, 480, 510),
+        ];
+        for (images, teacher, tune) in expected {
             let config = photographs.clone().for_images(images);
-            assert_eq!((config.mask.steps, config.fine_tune.steps), (100, steps), "{images}");
+            let steps = [config.teacher.steps, config.mask.steps, config.fine_tune.steps];
+            assert_eq!(steps, [teacher, 100, tune], "{images}");
         }
-        let digits = AdaptConfig { batch_size: 128, ..AdaptConfig::for_input([1, 28, 28]) };
-        assert_eq!(digits.for_images(10_000).fine_tune.steps, 469);
+        let digits = AdaptConfig { batch_size: 128, ..AdaptConfig::for_input([1, 28, 28]) }.for_images(10_000);
+        assert_eq!((digits.teacher.steps, digits.fine_tune.steps), (469, 469));
     }
 
     #[test]

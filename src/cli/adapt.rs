@@ -122,7 +122,6 @@ impl AdaptArgs {
         }
         let device = self.compute.device()?;
         let teacher = self.model.load(&self.teacher, &device)?;
-        let tune_steps = self.run.tune_steps;
         let config = self.run.apply(AdaptConfig::for_model(&teacher.info))?;
         let plan = memory_plan(&teacher.graph, &config)?;
         let identity = TableIdentity::here(&teacher.graph, config.precision, config.scope);
@@ -138,7 +137,7 @@ impl AdaptArgs {
         };
         let target = open(&self.target)?;
         let source = self.source.as_deref().map(open).transpose()?;
-        let config = if tune_steps.is_some() { config } else { config.for_images(target.good().len()) };
+        let config = self.run.for_images(config, target.good().len());
         if let (Some(set), Some(path)) = (&source, &self.source)
             && !set.good().iter().any(|&i| set.label(i).is_some())
         {

@@ -102,7 +102,8 @@ pub(super) struct RunArgs {
     /// gain then, and a class that seems not to come is reason enough to refuse
     #[arg(long)]
     replaces_adapted: bool,
-    /// Updates of phase 1 (teacher) [default: 160; 300 for inputs up to 64 pixels]
+    /// Updates of phase 1 (teacher) [default: six passes over the images, at least 160 and at most 480; 300 to 900 for inputs
+    /// up to 64 pixels]
     #[arg(long, value_name = "N")]
     adapt_steps: Option<usize>,
     /// Find the channels by ADMP, with an adversarial soft mask and a hard mask by ADMM, instead of by ranking in rounds
@@ -115,7 +116,7 @@ pub(super) struct RunArgs {
     /// Updates of phase 3 (fine-tuning) [default: six passes over the images, at least 170 and at most 510; 400 to 1200 for
     /// inputs up to 64 pixels]
     #[arg(long, value_name = "N")]
-    pub(super) tune_steps: Option<usize>,
+    tune_steps: Option<usize>,
     /// Multiplies every learning rate
     #[arg(long, value_name = "FACTOR", default_value_t = 1.0)]
     lr_scale: f64,
@@ -163,7 +164,7 @@ impl RunArgs {
     ///
     /// # Errors
     /// [`Error::Config`] for a value out of range.
-    pub fn apply(self, config: AdaptConfig) -> Result<AdaptConfig> {
+    pub fn apply(&self, config: AdaptConfig) -> Result<AdaptConfig> {
         let mut config = if self.admp { config.with_admp() } else { config };
         config.budget = (!self.no_prune).then_some(self.budget);
         config.scope = self.scope.into();
@@ -179,7 +180,7 @@ impl RunArgs {
         };
         config.precision = self.precision;
         config.mask.use_admm = !self.no_admm;
-        config.limits.caps = self.cap.into_iter().collect();
+        config.limits.caps = self.cap.iter().cloned().collect();
         set(&mut config.limits.min_keep, self.min_keep);
         set(&mut config.limits.round_to, self.round_to);
         set(&mut config.seed, self.seed);
@@ -207,10 +208,46 @@ impl RunArgs {
         config.validate()?;
         Ok(config)
     }
+
+    /// [`AdaptConfig::for_images`], but for updates that the arguments settle.
+    pub fn for_images(&self, config: AdaptConfig, images: usize) -> AdaptConfig {
+        let (teacher, tune) = (config.teacher.steps, config.fine_tune.steps);
+        let mut config = config.for_images(images);
+        set(&mut config.teacher.steps, self.adapt_steps.is_some().then_some(teacher));
+        set(&mut config.fine_tune.steps, self.tune_steps.is_some().then_some(tune));
+        config
+    }
 }
 
 fn set<T>(value: &mut T, given: Option<T>) {
     if let Some(given) = given {
         *value = given;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Debug, Parser)]
+    struct Command {
+        #[command(flatten)]
+        run: RunArgs,
+    }
+
+    #[test]
+    fn many_images_mean_more_updates_unless_they_are_given() {
+        let steps = |arguments: &str| {
+            let run = Command::parse_from(format!("secateur {arguments}").split_whitespace()).run;
+            let config = run.for_images(run.apply(AdaptConfig::for_input([3, 224, 224])).unwrap(), 2000);
+            [config.teacher.steps, config.mask.steps, config.fine_tune.steps]
+        };
+        assert_eq!(steps(""), [375, 100, 375]);
+        assert_eq!(steps("--batch-size 64"), [188, 100, 188]);
+        assert_eq!(steps("--adapt-steps 7"), [7, 100, 375]);
+        assert_eq!(steps("--tune-steps 9"), [375, 100, 9]);
+        assert_eq!(steps("--no-adapt --adapt-steps 7"), [0, 100, 375]);
     }
 }
