@@ -147,7 +147,7 @@ const SMALL_SIDE: usize = 64;
 const TRAIN_SIZE_FRACTION: f64 = 5.0 / 7.0;
 /// Most images of a batch: more is a mistake, and memory is planned for as many.
 const MOST_IMAGES: usize = 65_536;
-/// How often adapting the teacher and fine-tuning see each image, at least.
+/// How often adapting the teacher and fine-tuning shall see each image.
 const PASSES: usize = 6;
 /// Most times that they are longer for it.
 const MOST_LONGER: usize = 3;
@@ -170,9 +170,9 @@ impl AdaptConfig {
     /// to three times as many.
     #[must_use]
     pub fn for_images(mut self, images: usize) -> Self {
-        let enough = (PASSES * images).div_ceil(self.batch_size.max(1));
+        let enough = PASSES.saturating_mul(images).div_ceil(self.batch_size.max(1));
         for steps in [&mut self.teacher.steps, &mut self.fine_tune.steps] {
-            *steps = enough.clamp(*steps, MOST_LONGER * *steps);
+            *steps = enough.clamp(*steps, steps.saturating_mul(MOST_LONGER));
         }
         self
     }
@@ -325,7 +325,7 @@ mod tests {
             (880, 165, 170),
             (1000, 188, 188),
             (2817, 480, 510),
-            (usize::MAX / 8, 480, 510),
+            (usize::MAX, 480, 510),
         ];
         for (images, teacher, tune) in expected {
             let config = photographs.clone().for_images(images);

@@ -213,8 +213,12 @@ impl RunArgs {
     pub fn for_images(&self, config: AdaptConfig, images: usize) -> AdaptConfig {
         let (teacher, tune) = (config.teacher.steps, config.fine_tune.steps);
         let mut config = config.for_images(images);
-        set(&mut config.teacher.steps, self.adapt_steps.is_some().then_some(teacher));
-        set(&mut config.fine_tune.steps, self.tune_steps.is_some().then_some(tune));
+        if self.adapt_steps.is_some() {
+            config.teacher.steps = teacher;
+        }
+        if self.tune_steps.is_some() {
+            config.fine_tune.steps = tune;
+        }
         config
     }
 }
@@ -249,5 +253,8 @@ mod tests {
         assert_eq!(steps("--adapt-steps 7"), [7, 100, 375]);
         assert_eq!(steps("--tune-steps 9"), [375, 100, 9]);
         assert_eq!(steps("--no-adapt --adapt-steps 7"), [0, 100, 375]);
+        assert_eq!(steps("--no-adapt"), [0, 100, 375]);
+        let most = usize::MAX;
+        assert_eq!(steps(&format!("--adapt-steps {most} --tune-steps {most}")), [most, 100, most]);
     }
 }
