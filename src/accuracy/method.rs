@@ -30,6 +30,8 @@ pub enum Method {
     /// Pruning of the adapted teacher in rounds by TCP's criterion, the first-order Taylor term of phase 1's loss, with
     /// distillation.
     Tcp,
+    /// The same with TCP's training, too: by that loss, without distillation.
+    TcpPublished,
     /// ADMP without the adversarial soft mask.
     AdmpNoAdversary,
     /// ADMP with a soft mask of random numbers of the same range instead: the adversary's control.
@@ -70,7 +72,7 @@ impl Steps {
 
 impl Method {
     /// All methods, in the table's order.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 13] = [
         Self::Source,
         Self::Statistics,
         Self::Adapted,
@@ -79,6 +81,7 @@ impl Method {
         Self::Taylor,
         Self::TaylorAtOnce,
         Self::Tcp,
+        Self::TcpPublished,
         Self::AdmpNoAdversary,
         Self::AdmpRandom,
         Self::AdmpNoAdmm,
@@ -99,6 +102,7 @@ impl Method {
             Self::Taylor => (&["--importance", "fisher"], steps),
             Self::TaylorAtOnce => (&["--importance", "fisher"], steps.at_once()),
             Self::Tcp => (&["--importance", "transfer"], steps),
+            Self::TcpPublished => (&["--importance", "transfer", "--no-distillation"], steps),
             Self::AdmpNoAdversary => (&["--admp", "--soft-mask", "off"], steps),
             Self::AdmpRandom => (&["--admp", "--soft-mask", "random"], steps),
             Self::AdmpNoAdmm => (&["--admp", "--no-admm"], steps),
@@ -119,6 +123,7 @@ impl fmt::Display for Method {
             Self::Taylor => "taylor",
             Self::TaylorAtOnce => "taylor-at-once",
             Self::Tcp => "tcp",
+            Self::TcpPublished => "tcp-published",
             Self::AdmpNoAdversary => "admp-no-adversary",
             Self::AdmpRandom => "admp-random",
             Self::AdmpNoAdmm => "admp-no-admm",

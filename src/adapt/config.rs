@@ -120,6 +120,9 @@ pub struct AdaptConfig {
     pub memory_bytes: Option<u64>,
     /// What is trained.
     pub train: TrainScope,
+    /// Whether a pruned student learns from its teacher's answers; otherwise by phase 1's loss, with its pseudo labels, as a
+    /// control.
+    pub distillation: bool,
     /// Random changes of training images.
     pub augment: Augment,
     /// Fraction of the images kept out of training for the gate.
@@ -195,6 +198,7 @@ impl AdaptConfig {
             batch_size: if small { 64 } else { 32 },
             memory_bytes: None,
             train: TrainScope::All,
+            distillation: true,
             augment,
             holdout: 0.1,
             weight_decay: 1e-3,
@@ -255,6 +259,12 @@ impl AdaptConfig {
         if self.mask.admp && self.mask.steps == 0 && self.budget.is_some() {
             return Err(Error::Config(
                 "mask.steps: expected at least 1 with ADMP, whose masks are trained, got 0".into(),
+            ));
+        }
+        if self.mask.admp && !self.distillation {
+            return Err(Error::Config(
+                "distillation: expected true with ADMP, whose losses compare with the teacher's answers, got false"
+                    .into(),
             ));
         }
         let at_least_zero = [
@@ -355,6 +365,15 @@ mod tests {
         };
         assert_eq!(with(1), Ok(()));
         assert!(with(0).unwrap_err().contains("mask.steps: expected at least 1 with ADMP"));
+    }
+
+    #[test]
+    fn admp_compares_with_the_teachers_answers() {
+        let mut config = AdaptConfig::for_input([1, 28, 28]);
+        config.distillation = false;
+        assert_eq!(config.validate().map_err(|error| error.to_string()), Ok(()));
+        let refused = config.with_admp().validate().unwrap_err().to_string();
+        assert!(refused.contains("distillation: expected true with ADMP"), "{refused}");
     }
 
     #[test]

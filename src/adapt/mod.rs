@@ -12,6 +12,7 @@ mod forecast;
 pub mod gate;
 mod int8;
 pub mod latency;
+mod lesson;
 mod mask_phase;
 mod measure;
 mod memory;

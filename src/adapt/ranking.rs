@@ -1,14 +1,12 @@
 //! The ranking of channels: it decides which go, and breaks ADMM's ties.
 
-use std::collections::HashMap;
-
 use candle_core::{DType, Tensor, Var};
 
+use super::lesson::PseudoLabels;
 use super::memory::at_evaluation_size;
 use super::pass::Answers;
 use super::run::Context;
 use super::target::pass_config;
-use super::teacher_phase::transfer_loss;
 use crate::Result;
 use crate::data::{OrderedPass, Transform};
 use crate::graph::{ChannelGroups, Graph};
@@ -90,14 +88,9 @@ impl Ranked<'_> {
         let Self { context, network: (_, groups), teacher, round, .. } = self;
         let images = sample(context, round, &mut Rng::stream(context.config.seed, 0x5443_5021 + round as u64));
         let mut taylor = Taylor::new(groups.len());
-        let pseudo = loss::pseudo_labels(&teacher.features, &teacher.logits)?;
-        let weights = pseudo.confidence_weights(context.teacher.graph.num_classes());
-        let labels: HashMap<usize, (u32, f32)> =
-            teacher.indices.iter().copied().zip(pseudo.labels.iter().copied().zip(weights)).collect();
+        let labels = PseudoLabels::of(teacher)?;
         let weight = context.config.teacher.pseudo_label_weight;
-        let loss = |logits: &Tensor, indices: &[usize]| {
-            transfer_loss(logits, indices, &labels, weight).map(|(total, _)| total)
-        };
+        let loss = |logits: &Tensor, indices: &[usize]| Ok(labels.loss(logits, indices, weight)?.0);
         self.mask_gradients((images, context.config.batch_size), loss, |gradient| taylor.add(gradient))?;
         Ok(taylor.scores(groups.prunable().map(|group| group.entries.clone())))
     }

@@ -6,12 +6,13 @@
 
 use super::checkpoint::Sections;
 use super::drive::Steps;
+use super::lesson::Lesson;
 use super::observer::Metrics;
 use super::pass::{Answers, Network};
 use super::ranking;
 use super::removal::Remains;
 use super::run::Context;
-use super::train::{Trainee, imitate};
+use super::train::{Trainee, learn};
 use crate::Result;
 use crate::data::Batch;
 use crate::model::Student;
@@ -28,6 +29,7 @@ pub(super) struct RemovalPhase<'a> {
     /// Of the whole network.
     selector: &'a Selector<'a>,
     teacher: &'a Answers,
+    lesson: Lesson<'a>,
     remains: Remains,
     trainee: Trainee,
 }
@@ -40,7 +42,8 @@ impl<'a> RemovalPhase<'a> {
         teacher: &'a Answers,
     ) -> Result<Self> {
         let trainee = trainee(context, &remains)?;
-        Ok(Self { context, selector, teacher, remains, trainee })
+        let lesson = Lesson::new(teacher, context.config)?;
+        Ok(Self { context, selector, teacher, lesson, remains, trainee })
     }
 
     /// What is left, with the weights of now and statistics for them.
@@ -83,7 +86,7 @@ impl Steps for RemovalPhase<'_> {
         if let Some(round) = mask.round_before(step) {
             self.remove(round)?;
         }
-        let mut metrics = imitate(self.context.setting(), &mut self.trainee, self.teacher, (batch, source), mask.lr)?;
+        let mut metrics = learn(self.context.setting(), &mut self.trainee, &self.lesson, (batch, source), mask.lr)?;
         metrics.push(("entries_kept", self.remains.groups.len() as f64));
         Ok(metrics)
     }

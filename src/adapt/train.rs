@@ -6,8 +6,8 @@ use candle_core::{Device, Tensor, Var};
 
 use super::checkpoint::Sections;
 use super::config::AdaptConfig;
+use super::lesson::Lesson;
 use super::observer::Metrics;
-use super::pass::Answers;
 use super::target::ImageSet;
 use crate::data::Batch;
 use crate::graph::{ChannelGroups, Graph};
@@ -92,40 +92,24 @@ impl Trainee {
     }
 }
 
-/// Softening of teacher and student in distillation.
-const TEMPERATURE: f64 = 2.0;
-/// Weight of the pseudo labels beside distillation.
-const PSEUDO_LABEL_WEIGHT: f64 = 0.5;
-
-/// L_sup = T²·KL(softmax(t/T) ‖ softmax(s/T)) + ½·mean(ω·CE(s, argmax t)), ω the teacher's confidence above chance.
-///
-/// # Shapes
-/// Raw logits `[N, C]`; gradient flows into `student` only.
-pub(super) fn imitation(student: &Tensor, teacher: &Tensor) -> Result<Tensor> {
-    let (labels, weights) = loss::teacher_labels(teacher)?;
-    let labelled = loss::cross_entropy(student, &labels, Some(&weights))?;
-    Ok((loss::distillation(student, teacher, TEMPERATURE)? + (labelled * PSEUDO_LABEL_WEIGHT)?)?)
-}
-
-/// One update of `trainee` on the teacher's answers to a batch and, with source replay, on a labelled one.
-/// Returns its losses and the gradient's norm.
+/// One update of `trainee` on a lesson's batch and, with source replay, on a labelled one. Returns its losses and the
+/// gradient's norm.
 ///
 /// # Errors
-/// [`Error::Data`] if the teacher did not answer an image of the batch; as the network and the optimiser.
-pub(super) fn imitate(
+/// As [`Lesson::loss`], the network and the optimiser.
+pub(super) fn learn(
     setting: Setting,
     trainee: &mut Trainee,
-    teacher: &Answers,
+    lesson: &Lesson,
     (batch, source): (&Batch, Option<&Batch>),
     lr: f64,
 ) -> Result<Metrics> {
     let Setting { device, memory, .. } = setting;
-    let teacher = teacher.logits_of(&batch.indices)?.to_device(device)?;
     let params = trainee.student.params();
     let forward = Forward::new(trainee.student.graph(), &params, Mode::Train).sparing(memory);
     let output = forward.run(&batch.to_tensor(device)?)?;
-    let loss = imitation(&output.logits, &teacher)?;
-    let mut metrics = vec![("imitation", scalar(&loss)?)];
+    let (name, loss) = lesson.loss(&output.logits, &batch.indices)?;
+    let mut metrics = vec![(name, scalar(&loss)?)];
     let mut grads = Grads::new();
     trainee.backward((output, &loss), &mut grads, None)?;
     if let (Some(images), Some(batch)) = (setting.source, source) {

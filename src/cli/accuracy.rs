@@ -44,7 +44,7 @@ pub(super) struct AccuracyArgs {
     #[arg(long, value_name = "PART")]
     task: Vec<String>,
     /// Methods to compare: source, statistics, adapted, prune-then-adapt, magnitude, taylor, taylor-at-once, tcp,
-    /// admp-no-adversary, admp-random, admp-no-admm, admp [default: all]
+    /// tcp-published, admp-no-adversary, admp-random, admp-no-admm, admp [default: all]
     #[arg(long, value_name = "NAME,…", value_delimiter = ',')]
     methods: Vec<Method>,
     /// Fractions of the channels that pruning methods remove

@@ -132,6 +132,10 @@ pub(super) struct RunArgs {
     /// How channels are ranked
     #[arg(long, value_enum, default_value = "fisher")]
     importance: CriterionArg,
+    /// Train the pruned student by phase 1's loss, with its teacher's pseudo labels, instead of by its teacher's answers
+    /// (ablation)
+    #[arg(long, conflicts_with = "admp")]
+    no_distillation: bool,
 }
 
 fn parse_cap(text: &str) -> Result<(String, f64), String> {
@@ -178,6 +182,7 @@ impl RunArgs {
             CriterionArg::Magnitude => Criterion::Magnitude,
             CriterionArg::Transfer => Criterion::Transfer,
         };
+        config.distillation = !self.no_distillation;
         config.precision = self.precision;
         config.mask.use_admm = !self.no_admm;
         config.limits.caps = self.cap.iter().cloned().collect();

@@ -173,6 +173,21 @@ fn without_admp_channels_go_in_rounds() {
 }
 
 #[test]
+fn a_student_can_learn_without_its_teachers_answers() {
+    let place = Workplace::new();
+    let in_rounds = SHORT.replace("--admp ", "");
+    place.run(&format!("{JOB} {in_rounds} --budget channels=0.5 --no-distillation")).ends_with(&[0, 1]);
+    let report = place.report();
+    assert_eq!(report["config"]["distillation"], false);
+    for phase in &report["phases"].as_array().unwrap()[1..] {
+        let metrics = keys(&phase["metrics"]);
+        assert!(metrics.contains(&"transfer") && !metrics.contains(&"imitation"), "{metrics:?}");
+    }
+    let clash = "--admp --no-distillation";
+    place.run(&format!("{JOB} {clash}")).fails_naming(&["--admp", "--no-distillation"]);
+}
+
+#[test]
 fn the_same_seed_gives_the_same_bytes_and_another_seed_others() {
     let place = Workplace::new();
     let student = |more: &str| {

@@ -97,6 +97,26 @@ fn killed_between_rounds_the_resumed_run_ends_with_the_same_bytes() {
     assert!(outcome(&place, &arguments) == expected, "the resumed run differs from the uninterrupted one");
 }
 
+#[test]
+fn killed_without_distillation_the_bytes_stay_the_same() {
+    let alone = format!("{} --no-distillation", ADAPT.replace("--admp ", ""));
+    let expected = outcome(&Workplace::new(), &alone);
+    let place = Workplace::new();
+    let mut arguments = alone.clone();
+    for goal in [(1, 11), (2, 7)] {
+        let (mut child, _) = start_until(&place, &arguments, goal);
+        child.kill().unwrap();
+        wait(child, &arguments).ended_by_a_signal();
+        arguments = format!("{alone} --resume");
+    }
+    assert!(outcome(&place, &arguments) == expected, "the resumed run differs from the uninterrupted one");
+    // The end of a file is weights, the beginning also tells the settings.
+    let weights = |bytes: &[u8]| bytes[bytes.len() - 64..].to_vec();
+    let distilled = outcome(&Workplace::new(), &ADAPT.replace("--admp ", ""));
+    assert!(weights(&expected.0) != weights(&distilled.0), "distillation changes nothing");
+    assert!(weights(&expected.1) == weights(&distilled.1), "phase 1 is the same");
+}
+
 /// Steps of phase 2 that the progress file tells of, if it does.
 fn pruned_steps(progress: &Path) -> Option<u64> {
     let text = fs::read_to_string(progress).ok()?;
