@@ -31,7 +31,7 @@ pub enum Method {
     /// distillation.
     Tcp,
     /// The same with TCP's training, too: by that loss, without distillation.
-    TcpPublished,
+    TcpNoDistillation,
     /// ADMP without the adversarial soft mask.
     AdmpNoAdversary,
     /// ADMP with a soft mask of random numbers of the same range instead: the adversary's control.
@@ -81,7 +81,7 @@ impl Method {
         Self::Taylor,
         Self::TaylorAtOnce,
         Self::Tcp,
-        Self::TcpPublished,
+        Self::TcpNoDistillation,
         Self::AdmpNoAdversary,
         Self::AdmpRandom,
         Self::AdmpNoAdmm,
@@ -102,7 +102,7 @@ impl Method {
             Self::Taylor => (&["--importance", "fisher"], steps),
             Self::TaylorAtOnce => (&["--importance", "fisher"], steps.at_once()),
             Self::Tcp => (&["--importance", "transfer"], steps),
-            Self::TcpPublished => (&["--importance", "transfer", "--no-distillation"], steps),
+            Self::TcpNoDistillation => (&["--importance", "transfer", "--no-distillation"], steps),
             Self::AdmpNoAdversary => (&["--admp", "--soft-mask", "off"], steps),
             Self::AdmpRandom => (&["--admp", "--soft-mask", "random"], steps),
             Self::AdmpNoAdmm => (&["--admp", "--no-admm"], steps),
@@ -123,7 +123,7 @@ impl fmt::Display for Method {
             Self::Taylor => "taylor",
             Self::TaylorAtOnce => "taylor-at-once",
             Self::Tcp => "tcp",
-            Self::TcpPublished => "tcp-published",
+            Self::TcpNoDistillation => "tcp-no-distillation",
             Self::AdmpNoAdversary => "admp-no-adversary",
             Self::AdmpRandom => "admp-random",
             Self::AdmpNoAdmm => "admp-no-admm",

@@ -43,8 +43,9 @@ pub(super) struct AccuracyArgs {
     /// Only tasks with this in their name; repeatable
     #[arg(long, value_name = "PART")]
     task: Vec<String>,
-    /// Methods to compare: source, statistics, adapted, prune-then-adapt, magnitude, taylor, taylor-at-once, tcp,
-    /// tcp-published, admp-no-adversary, admp-random, admp-no-admm, admp [default: all]
+    /// Methods to compare: source, statistics, adapted, prune-then-adapt, magnitude, taylor (what adapt does),
+    /// taylor-at-once, tcp (its criterion), tcp-no-distillation (its training, too), admp-no-adversary, admp-random,
+    /// admp-no-admm, admp; docs/accuracy.md tells more [default: all]
     #[arg(long, value_name = "NAME,…", value_delimiter = ',')]
     methods: Vec<Method>,
     /// Fractions of the channels that pruning methods remove
@@ -59,19 +60,19 @@ pub(super) struct AccuracyArgs {
     /// Which samples: few, missing-class, one-class, noise, sorted, stream, in-a-row [default: all]
     #[arg(long, value_name = "NAME,…", value_delimiter = ',', requires = "worst")]
     pub(super) cases: Vec<Case>,
-    /// Updates of phase 1 [default: as adapt]
+    /// Updates of phase 1 [default: as adapt without more arguments, whatever stands behind --]
     #[arg(long, value_name = "N")]
     adapt_steps: Option<usize>,
-    /// Updates of phase 2, at least 1; methods without phase 2, as taylor-at-once, have them in phase 3 [default: as adapt]
+    /// Updates of phase 2, at least 1; methods without phase 2, as taylor-at-once, have them in phase 3 [default: so, too]
     #[arg(long, value_name = "N")]
     mask_steps: Option<std::num::NonZeroUsize>,
-    /// Updates of phase 3 [default: as adapt]
+    /// Updates of phase 3 [default: so, too]
     #[arg(long, value_name = "N")]
     tune_steps: Option<usize>,
     /// Print the outcomes as JSON lines
     #[arg(long)]
     pub(super) json: bool,
-    /// More arguments for every run of `adapt`, behind --
+    /// More arguments for every run of `adapt`, behind --; they are checked when the first run starts
     #[arg(last = true, value_name = "ARGUMENTS")]
     pub(super) arguments: Vec<String>,
 }

@@ -39,11 +39,11 @@ pub(super) enum SoftArg {
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
 pub(super) enum CriterionArg {
-    /// Empirical Fisher information
+    /// Empirical Fisher information: squared first-order Taylor terms
     Fisher,
     /// Norm of the weights
     Magnitude,
-    /// First-order Taylor term of phase 1's loss (TCP)
+    /// First-order Taylor term of phase 1's loss, information maximisation and pseudo labels (TCP)
     Transfer,
 }
 
@@ -132,9 +132,9 @@ pub(super) struct RunArgs {
     /// How channels are ranked
     #[arg(long, value_enum, default_value = "fisher")]
     importance: CriterionArg,
-    /// Train the pruned student by phase 1's loss, with its teacher's pseudo labels, instead of by its teacher's answers
-    /// (ablation)
-    #[arg(long, conflicts_with = "admp")]
+    /// Train the pruned student by phase 1's loss, information maximisation and pseudo labels made of its teacher's answers,
+    /// instead of by distillation; not with --admp (ablation; with --importance transfer, TCP without source images)
+    #[arg(long, conflicts_with_all = ["admp", "no_prune"])]
     no_distillation: bool,
 }
 

@@ -183,8 +183,9 @@ fn a_student_can_learn_without_its_teachers_answers() {
         let metrics = keys(&phase["metrics"]);
         assert!(metrics.contains(&"transfer") && !metrics.contains(&"imitation"), "{metrics:?}");
     }
-    let clash = "--admp --no-distillation";
-    place.run(&format!("{JOB} {clash}")).fails_naming(&["--admp", "--no-distillation"]);
+    for clash in ["--admp", "--no-prune"] {
+        place.run(&format!("{JOB} --no-distillation {clash}")).fails_naming(&[clash, "--no-distillation"]);
+    }
 }
 
 #[test]
