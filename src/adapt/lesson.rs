@@ -10,11 +10,11 @@ use super::pass::Answers;
 use crate::Result;
 use crate::loss;
 
-/// A class for each image, and how much it counts, by source index.
+/// The rows of [`loss::PseudoLabels`] by source index: a class for each image, and how much it counts.
 #[derive(Debug, Default)]
-pub(super) struct PseudoLabels(HashMap<usize, (u32, f32)>);
+pub(super) struct ImageLabels(HashMap<usize, (u32, f32)>);
 
-impl PseudoLabels {
+impl ImageLabels {
     /// Those of a network's own answers.
     ///
     /// # Errors
@@ -31,6 +31,9 @@ impl PseudoLabels {
     ///
     /// # Shapes
     /// Raw logits `[N, C]` of the images at the N `indices`; scalars.
+    ///
+    /// # Errors
+    /// As [`loss::information_maximisation`] and [`loss::cross_entropy`].
     pub fn loss(&self, logits: &Tensor, indices: &[usize], weight: f64) -> Result<(Tensor, [Tensor; 2])> {
         let rows = indices.iter().map(|i| self.0.get(i).copied().unwrap_or((0, 0.0)));
         let (labels, weights): (Vec<u32>, Vec<f32>) = rows.unzip();
@@ -82,18 +85,18 @@ pub(super) enum Lesson<'a> {
     /// The adapted teacher's answers: distillation.
     Answers(&'a Answers),
     /// The adapted teacher's pseudo labels, of this weight beside information maximisation: phase 1's loss.
-    PseudoLabels(PseudoLabels, f64),
+    PseudoLabels(ImageLabels, f64),
 }
 
 impl<'a> Lesson<'a> {
     /// The one that `config` asks for.
     ///
     /// # Errors
-    /// As [`PseudoLabels::of`].
+    /// As [`ImageLabels::of`].
     pub fn new(teacher: &'a Answers, config: &AdaptConfig) -> Result<Self> {
         match config.distillation {
             true => Ok(Self::Answers(teacher)),
-            false => Ok(Self::PseudoLabels(PseudoLabels::of(teacher)?, config.teacher.pseudo_label_weight)),
+            false => Ok(Self::PseudoLabels(ImageLabels::of(teacher)?, config.teacher.pseudo_label_weight)),
         }
     }
 
@@ -103,7 +106,7 @@ impl<'a> Lesson<'a> {
     /// Raw logits `[N, C]`; a scalar.
     ///
     /// # Errors
-    /// [`crate::Error::Data`] if the teacher did not answer an image of the batch.
+    /// [`crate::Error::Data`] if answers are learnt and the teacher did not answer an image of the batch; as the losses.
     pub fn loss(&self, logits: &Tensor, indices: &[usize]) -> Result<(&'static str, Tensor)> {
         match self {
             Self::Answers(teacher) => {
@@ -134,17 +137,17 @@ mod tests {
 
     #[test]
     fn labels_survive_a_checkpoint() {
-        let labels = PseudoLabels::of(&answers()).unwrap();
+        let labels = ImageLabels::of(&answers()).unwrap();
         assert_eq!(labels.0, HashMap::from([(7, (0, 1.0)), (2, (0, 1.0)), (9, (1, 1.0)), (4, (0, 0.0))]));
         let mut sections = Sections::default();
         labels.save(&mut sections).unwrap();
-        assert_eq!(PseudoLabels::load(&sections).unwrap().0, labels.0);
-        assert!(PseudoLabels::load(&Sections::default()).unwrap().0.is_empty());
+        assert_eq!(ImageLabels::load(&sections).unwrap().0, labels.0);
+        assert!(ImageLabels::load(&Sections::default()).unwrap().0.is_empty());
     }
 
     #[test]
     fn images_without_a_label_count_in_information_alone() {
-        let labels = PseudoLabels::of(&answers()).unwrap();
+        let labels = ImageLabels::of(&answers()).unwrap();
         let logits = Tensor::new(&[[1f32, 0.0], [0.0, 2.0]], &Device::Cpu).unwrap();
         let (total, [information, pseudo]) = labels.loss(&logits, &[7, 1000], 0.5).unwrap();
         let right = (1f32 + (-1f32).exp()).ln();
@@ -163,7 +166,7 @@ mod tests {
         assert_eq!(name, "imitation");
         assert!((value(&distilled) - value(&imitation(&logits, &logits).unwrap())).abs() < 1e-6);
         config.distillation = false;
-        let labels = PseudoLabels::of(&teacher).unwrap();
+        let labels = ImageLabels::of(&teacher).unwrap();
         let (name, transfer) = loss(&config);
         assert_eq!(name, "transfer");
         assert_eq!(value(&transfer), value(&labels.loss(&logits, &[7, 4], 0.3).unwrap().0));

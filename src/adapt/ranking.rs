@@ -2,7 +2,7 @@
 
 use candle_core::{DType, Tensor, Var};
 
-use super::lesson::PseudoLabels;
+use super::lesson::ImageLabels;
 use super::memory::at_evaluation_size;
 use super::pass::Answers;
 use super::run::Context;
@@ -88,7 +88,7 @@ impl Ranked<'_> {
         let Self { context, network: (_, groups), teacher, round, .. } = self;
         let images = sample(context, round, &mut Rng::stream(context.config.seed, 0x5443_5021 + round as u64));
         let mut taylor = Taylor::new(groups.len());
-        let labels = PseudoLabels::of(teacher)?;
+        let labels = ImageLabels::of(teacher)?;
         let weight = context.config.teacher.pseudo_label_weight;
         let loss = |logits: &Tensor, indices: &[usize]| Ok(labels.loss(logits, indices, weight)?.0);
         self.mask_gradients((images, context.config.batch_size), loss, |gradient| taylor.add(gradient))?;

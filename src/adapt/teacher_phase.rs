@@ -7,7 +7,7 @@
 
 use super::checkpoint::Sections;
 use super::drive::Steps;
-use super::lesson::PseudoLabels;
+use super::lesson::ImageLabels;
 use super::observer::Metrics;
 use super::pass::{Network, PassConfig, answer};
 use super::run::Context;
@@ -23,14 +23,14 @@ pub(super) struct TeacherPhase<'a> {
     trainee: Trainee,
     /// What batch norms go by.
     mode: Mode,
-    labels: PseudoLabels,
+    labels: ImageLabels,
 }
 
 impl<'a> TeacherPhase<'a> {
     /// From `params`, by statistics of each batch or by those that `params` have.
     pub fn new(context: &'a Context<'a>, params: &Params, mode: Mode) -> Result<Self> {
         let student = Student::new(&context.teacher.graph, params)?.freeze_classifier();
-        Ok(Self { context, trainee: Trainee::new(student, context.config)?, mode, labels: PseudoLabels::default() })
+        Ok(Self { context, trainee: Trainee::new(student, context.config)?, mode, labels: ImageLabels::default() })
     }
 
     pub fn into_params(self) -> Result<Params> {
@@ -46,7 +46,7 @@ impl<'a> TeacherPhase<'a> {
         let network = Network { graph: &teacher.graph, params: &params };
         let within_a_step = PassConfig { safety: None, ..self.context.pass() };
         let answers = answer(network, images, &order, self.mode, &within_a_step)?;
-        self.labels = PseudoLabels::of(&answers)?;
+        self.labels = ImageLabels::of(&answers)?;
         Ok(())
     }
 }
@@ -83,7 +83,7 @@ impl Steps for TeacherPhase<'_> {
 
     fn load(&mut self, from: &Sections) -> Result<()> {
         self.trainee.load(from, self.context.device)?;
-        self.labels = PseudoLabels::load(from)?;
+        self.labels = ImageLabels::load(from)?;
         Ok(())
     }
 }

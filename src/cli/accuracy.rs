@@ -63,16 +63,16 @@ pub(super) struct AccuracyArgs {
     /// Updates of phase 1 [default: as adapt without more arguments, whatever stands behind --]
     #[arg(long, value_name = "N")]
     adapt_steps: Option<usize>,
-    /// Updates of phase 2, at least 1; methods without phase 2, as taylor-at-once, have them in phase 3 [default: so, too]
+    /// Updates of phase 2, at least 1; methods without phase 2, as taylor-at-once, have them in phase 3 [default: likewise]
     #[arg(long, value_name = "N")]
     mask_steps: Option<std::num::NonZeroUsize>,
-    /// Updates of phase 3 [default: so, too]
+    /// Updates of phase 3 [default: likewise]
     #[arg(long, value_name = "N")]
     tune_steps: Option<usize>,
     /// Print the outcomes as JSON lines
     #[arg(long)]
     pub(super) json: bool,
-    /// More arguments for every run of `adapt`, behind --; they are checked when the first run starts
+    /// More arguments for every run of `adapt`, behind --; each method checks them when its first run starts
     #[arg(last = true, value_name = "ARGUMENTS")]
     pub(super) arguments: Vec<String>,
 }
