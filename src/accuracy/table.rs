@@ -89,6 +89,16 @@ fn gains(outcomes: &[Outcome]) -> Vec<Vec<String>> {
     .collect()
 }
 
+/// What the outcomes have in common, in one line.
+fn settings(outcomes: &[Outcome]) -> String {
+    let Some(first) = outcomes.first() else { return "No outcome yet.".to_string() };
+    let arguments = match first.arguments.join(" ") {
+        none if none.is_empty() => "the defaults".to_string(),
+        given => given,
+    };
+    format!("secateur {}, all runs with: {arguments}", first.version)
+}
+
 const NO_GAINS: &str = "Nothing to compare with: the method adapted was not run.";
 const GAIN_HEADER: [&str; 4] = ["method", "removed", "points beside the adapted teacher", "runs"];
 
@@ -112,7 +122,7 @@ fn markdown_table(header: &[&str], rows: Vec<Vec<String>>) -> String {
     std::iter::once(header).chain([rule]).chain(rows).map(|cells| line(&cells)).collect()
 }
 
-/// Three Markdown tables: every task and method, what methods are worth on average, and what the gate is.
+/// The settings and three Markdown tables: every task and method, what methods are worth on average, and what the gate is.
 pub fn markdown(outcomes: &[Outcome]) -> String {
     let rows = groups(outcomes).iter().map(Group::cells).collect();
     let gains = match gains(outcomes) {
@@ -120,7 +130,7 @@ pub fn markdown(outcomes: &[Outcome]) -> String {
         rows => markdown_table(&GAIN_HEADER, rows),
     };
     let gate = markdown_table(&Validation::HEADER, validations(outcomes));
-    format!("{}\n{gains}\n{gate}", markdown_table(&HEADER, rows))
+    format!("{}\n\n{}\n{gains}\n{gate}", settings(outcomes), markdown_table(&HEADER, rows))
 }
 
 /// Two Markdown tables: every bad case, and what the gate is worth in them.
@@ -146,6 +156,7 @@ pub fn worst_page(title: &str, outcomes: &[WorstOutcome]) -> String {
 pub fn page(title: &str, outcomes: &[Outcome]) -> String {
     let mut page = Page::new(title);
     page.remark("Accuracy on all target images, mean ± standard deviation over seeds; labels serve this column alone");
+    page.remark(&settings(outcomes));
     page.table(&HEADER, &groups(outcomes).iter().map(Group::cells).collect::<Vec<_>>());
     page.heading("Beside the adapted teacher");
     match gains(outcomes) {

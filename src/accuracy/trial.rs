@@ -91,20 +91,14 @@ impl Trial {
     }
 }
 
-/// All trials, in an order in which what is shared comes first.
-pub fn trials(tasks: &[Task], methods: &[Method], removed: &[f64], seeds: u64) -> Vec<Trial> {
+/// All trials of a task, in an order in which what is shared comes first.
+pub fn trials(task: &Task, methods: &[Method], removed: &[f64], seeds: u64) -> Vec<Trial> {
     let mut trials = Vec::new();
-    for task in tasks {
-        for seed in 0..seeds {
-            for &method in methods {
-                let fractions = if method.prunes() { removed } else { &[0.0] };
-                trials.extend(fractions.iter().map(|&removed| Trial {
-                    task: task.name.clone(),
-                    method,
-                    removed,
-                    seed,
-                }));
-            }
+    for seed in 0..seeds {
+        for &method in methods {
+            let fractions = if method.prunes() { removed } else { &[0.0] };
+            let trial = |&removed| Trial { task: task.name.clone(), method, removed, seed };
+            trials.extend(fractions.iter().map(trial));
         }
     }
     trials
@@ -141,7 +135,7 @@ mod tests {
     #[test]
     fn every_combination_is_tried_once() {
         let task = Task { name: "t".into(), teacher: "t.safetensors".into(), target: "images".into() };
-        let all = trials(&[task], &[Method::Adapted, Method::Admp], &[0.4, 0.6], 3);
+        let all = trials(&task, &[Method::Adapted, Method::Admp], &[0.4, 0.6], 3);
         assert_eq!(all.len(), 3 * (1 + 2));
         assert!(all.iter().all(|trial| trial.method.prunes() == (trial.removed > 0.0)));
     }

@@ -11,13 +11,13 @@ use std::time::Duration;
 use candle_core::Device;
 use clap::Args;
 
-use super::adapt::refused;
+use super::adapt::{AdaptArgs, refused};
 use super::output::print;
 use super::signals::stop_flag;
 use crate::accuracy::{
     Case, Method, Outcome, Results, Stage, Start, Steps, Suite, Task, Trial, markdown, page, trials,
 };
-use crate::adapt::{AdaptConfig, Report};
+use crate::adapt::Report;
 use crate::board::{end_with_parent, signal_child};
 use crate::data::{Source, SourceConfig};
 use crate::model::Teacher;
@@ -60,7 +60,7 @@ pub(super) struct AccuracyArgs {
     /// Which samples: few, missing-class, one-class, noise, sorted, stream, in-a-row [default: all]
     #[arg(long, value_name = "NAME,…", value_delimiter = ',', requires = "worst")]
     pub(super) cases: Vec<Case>,
-    /// Updates of phase 1 [default: as adapt without more arguments, whatever stands behind --]
+    /// Updates of phase 1 [default: as adapt with what stands behind --]
     #[arg(long, value_name = "N")]
     adapt_steps: Option<usize>,
     /// Updates of phase 2, at least 1; methods without phase 2, as taylor-at-once, have them in phase 3 [default: likewise]
@@ -72,7 +72,7 @@ pub(super) struct AccuracyArgs {
     /// Print the outcomes as JSON lines
     #[arg(long)]
     pub(super) json: bool,
-    /// More arguments for every run of `adapt`, behind --; each method checks them when its first run starts
+    /// More arguments for every run of `adapt`, behind --
     #[arg(last = true, value_name = "ARGUMENTS")]
     pub(super) arguments: Vec<String>,
 }
@@ -96,17 +96,29 @@ impl AccuracyArgs {
             let (asked, all) = (self.task.join(" "), names.join(", "));
             return Err(Error::Usage(format!("--task {asked}: expected a part of a name of {}: {all}", self.suite)));
         }
+        let tasks: Vec<(Task, Steps)> =
+            tasks.into_iter().map(|task| self.steps(&task).map(|steps| (task, steps))).collect::<Result<_>>()?;
         if self.worst {
             return self.run_worst(&tasks, &stop);
         }
         let methods = if self.methods.is_empty() { &Method::ALL[..] } else { &self.methods };
+        let mut planned: Vec<(Trial, &Task, Vec<Stage>)> = Vec::new();
+        for (task, steps) in &tasks {
+            let trials = trials(task, methods, &self.removed, self.seeds).into_iter();
+            planned.extend(trials.map(|trial| {
+                let stages = trial.stages(&self.out, *steps);
+                (trial, task, stages)
+            }));
+        }
+        for (_, task, stages) in &planned {
+            stages.iter().try_for_each(|stage| self.check(stage, task))?;
+        }
         fs::create_dir_all(&self.out).map_err(|e| Error::io("create folder", &self.out, e))?;
         let mut results = Results::open(self.out.join("results.jsonl"))?;
-        let trials = trials(&tasks, methods, &self.removed, self.seeds);
-        for (index, trial) in trials.iter().enumerate() {
-            log::info!("trial {}/{} {trial}", index + 1, trials.len());
-            let task = tasks.iter().find(|task| task.name == trial.task);
-            results.add(self.attempt(trial, task.unwrap_or(&tasks[0]), &stop)?)?;
+        for (index, (trial, task, stages)) in planned.iter().enumerate() {
+            log::info!("trial {}/{} {trial}", index + 1, planned.len());
+            let reports = stages.iter().map(|stage| self.adapt(stage, task, &stop)).collect::<Result<Vec<Report>>>()?;
+            results.add(Outcome::of(trial, &self.settings(), &reports, &trial.folder(&self.out))?)?;
             let title = format!("secateur bench accuracy: {}", self.suite);
             let comparable = results.by(&self.settings());
             write_bytes_atomic(self.out.join("results.md"), markdown(&comparable).as_bytes())?;
@@ -129,10 +141,17 @@ impl AccuracyArgs {
     }
 
     /// The phases' updates on `task`.
-    pub(super) fn steps(&self, task: &Task) -> Result<Steps> {
+    fn steps(&self, task: &Task) -> Result<Steps> {
         let info = Teacher::load(&task.teacher, ModelDescription::default(), &Device::Cpu)?.info;
         let images = Source::open(&task.target, &SourceConfig::default())?.len();
-        let config = AdaptConfig::for_model(&info).for_images(images);
+        let plain = Stage {
+            student: self.out.join("student.safetensors"),
+            report: self.out.join("student.json"),
+            arguments: Vec::new(),
+            teacher: Start::Source,
+            classes_asked: false,
+        };
+        let config = self.read(&plain, task)?.config(&info, images)?;
         Ok(Steps {
             adapt: self.adapt_steps.unwrap_or(config.teacher.steps),
             mask: self.mask_steps.map_or(config.mask.steps, std::num::NonZero::get),
@@ -140,24 +159,9 @@ impl AccuracyArgs {
         })
     }
 
-    fn attempt(&self, trial: &Trial, task: &Task, stop: &AtomicBool) -> Result<Outcome> {
-        let steps = self.steps(task)?;
-        let folder = trial.folder(&self.out);
-        let reports = (trial.stages(&self.out, steps).iter())
-            .map(|stage| self.adapt(stage, task, stop))
-            .collect::<Result<Vec<Report>>>()?;
-        Outcome::of(trial, &self.settings(), &reports, &folder)
-    }
-
-    /// Runs `adapt`, or goes on with it, unless it was done before with the same arguments, teacher, images and version.
-    pub(super) fn adapt(&self, stage: &Stage, task: &Task, stop: &AtomicBool) -> Result<Report> {
-        if let Some(folder) = stage.report.parent() {
-            fs::create_dir_all(folder).map_err(|e| Error::io("create folder", folder, e))?;
-        }
-        let teacher = match &stage.teacher {
-            Start::Source => task.teacher.clone(),
-            Start::Student(path) => written(path),
-        };
+    /// What `adapt` is asked for in `stage`.
+    fn command(&self, stage: &Stage, task: &Task) -> Vec<String> {
+        let teacher = start(stage, task);
         let mut arguments = vec!["adapt".to_string()];
         let paths = [
             ("--teacher", &teacher),
@@ -172,8 +176,31 @@ impl AccuracyArgs {
         if stage.classes_asked && !self.arguments.iter().any(|argument| argument.starts_with("--min-class-share")) {
             arguments.extend(["--min-class-share", "0"].map(String::from));
         }
+        arguments
+    }
+
+    /// The run of `stage` as `adapt` will read it.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] for what it will not understand or refuse.
+    fn read(&self, stage: &Stage, task: &Task) -> Result<AdaptArgs> {
+        let read = AdaptArgs::read(self.command(stage, task)).and_then(|run| run.check().map(|()| run));
+        read.map_err(|error| Error::Usage(format!("arguments behind --: {error}")))
+    }
+
+    /// Whether `adapt` will understand what it is asked for in `stage`: told before hours of other stages.
+    pub(super) fn check(&self, stage: &Stage, task: &Task) -> Result<()> {
+        self.read(stage, task).map(drop)
+    }
+
+    /// Runs `adapt`, or goes on with it, unless it was done before with the same arguments, teacher, images and version.
+    pub(super) fn adapt(&self, stage: &Stage, task: &Task, stop: &AtomicBool) -> Result<Report> {
+        if let Some(folder) = stage.report.parent() {
+            fs::create_dir_all(folder).map_err(|e| Error::io("create folder", folder, e))?;
+        }
+        let mut arguments = self.command(stage, task);
         let (teacher, images) =
-            (sha256_file(&teacher)?, Source::open(&task.target, &SourceConfig::default())?.digest());
+            (sha256_file(start(stage, task))?, Source::open(&task.target, &SourceConfig::default())?.digest());
         let inputs = [env!("CARGO_PKG_VERSION"), &teacher, &images].map(String::from);
         let command = [&arguments[..], &inputs].concat().join("\n");
         let record = stage.report.with_extension("arguments");
@@ -229,6 +256,14 @@ impl AccuracyArgs {
                 Err(Error::data(log, format!("secateur {} ended with {status}; its log says why", arguments.join(" "))))
             }
         }
+    }
+}
+
+/// The model that `stage` starts from.
+fn start(stage: &Stage, task: &Task) -> PathBuf {
+    match &stage.teacher {
+        Start::Source => task.teacher.clone(),
+        Start::Student(path) => written(path),
     }
 }
 

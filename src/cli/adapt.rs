@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use clap::Args;
+use clap::{Args, Parser};
 
 use super::model_args::{ComputeArgs, ModelArgs};
 use super::output::{print, summary, table};
@@ -13,9 +13,11 @@ use super::progress::Progress;
 use super::progress_file::Recorded;
 use super::run_args::{MB, RunArgs};
 use super::signals::stop_flag;
+use super::{Cli, Command};
 use crate::adapt::latency::{LatencyTable, TableIdentity, default_path};
 use crate::adapt::{self, AdaptConfig, ImageSet, Job, Outcome, Safety, forecast, memory_plan, most_pixels, page};
 use crate::data::{DEFAULT_CACHE_BYTES, ImageLimits, Source, SourceConfig};
+use crate::model::ModelInfo;
 use crate::weights::write_bytes_atomic;
 use crate::{Error, Result};
 
@@ -79,12 +81,34 @@ pub(super) struct AdaptArgs {
 }
 
 impl AdaptArgs {
+    /// The arguments of `secateur`, "adapt" first, as `adapt` would read them.
+    ///
+    /// # Errors
+    /// [`Error::Usage`], on one line, for others than of a run.
+    pub fn read(arguments: impl IntoIterator<Item = String>) -> Result<Self> {
+        let line = std::iter::once("secateur".to_string()).chain(arguments);
+        Err(Error::Usage(match Cli::try_parse_from(line) {
+            Ok(Cli { command: Command::Adapt(arguments) }) => return Ok(*arguments),
+            Ok(_) => "expected arguments of adapt".to_string(),
+            Err(error) if !error.use_stderr() => "expected arguments of a run, got a question".to_string(),
+            Err(error) => on_one_line(&error),
+        }))
+    }
+
     /// Checks what can be checked without a model.
     ///
     /// # Errors
     /// As [`RunArgs::apply`].
-    pub fn check(self) -> Result<()> {
+    pub fn check(&self) -> Result<()> {
         self.run.apply(AdaptConfig::for_input(ANY_INPUT)).map(drop)
+    }
+
+    /// What a run on so many `images` with a teacher like `info` does.
+    ///
+    /// # Errors
+    /// As [`RunArgs::apply`].
+    pub fn config(&self, info: &ModelInfo, images: usize) -> Result<AdaptConfig> {
+        Ok(self.run.for_images(self.run.apply(AdaptConfig::for_model(info))?, images))
     }
 
     pub fn run(self) -> Result<()> {
@@ -190,6 +214,14 @@ impl AdaptArgs {
             false => Err(Error::Rejected(format!("the gate refused the student: {}", outcome.report.gate.reason))),
         }
     }
+}
+
+/// What is wrong, without how the command is used.
+fn on_one_line(error: &clap::Error) -> String {
+    let text = error.to_string();
+    let lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
+    let lines: Vec<&str> = lines.take_while(|line| !line.starts_with("Usage:")).collect();
+    lines.join("; ").trim_start_matches("error: ").to_string()
 }
 
 /// Where a run's results went.

@@ -2,10 +2,10 @@
 
 use std::path::{Path, PathBuf};
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Subcommand};
 
+use super::adapt::AdaptArgs;
 use super::output::print;
-use super::{Cli, Command};
 use crate::config::Config;
 use crate::daemon::DaemonConfig;
 use crate::serve::check_files;
@@ -72,26 +72,10 @@ pub(super) fn load(file: Option<&Path>, flags: impl IntoIterator<Item = (String,
 /// # Errors
 /// [`Error::Config`] naming the key that they come from.
 fn check_adaptation(config: &DaemonConfig) -> Result<()> {
-    let line = std::iter::once("secateur".to_string()).chain(config.adapt_arguments());
-    let said = match Cli::try_parse_from(line) {
-        Ok(Cli { command: Command::Adapt(args) }) => match args.check() {
-            Ok(()) => return Ok(()),
-            Err(error) => error.to_string(),
-        },
-        Ok(_) => "expected arguments of adapt".to_string(),
-        Err(error) if !error.use_stderr() => "expected arguments of a run, got a question".to_string(),
-        Err(error) => on_one_line(&error),
-    };
+    let Err(error) = AdaptArgs::read(config.adapt_arguments()).and_then(|run| run.check()) else { return Ok(()) };
+    let said = error.to_string();
     let key = if said.contains("--budget") { "adapt.budget" } else { "adapt.arguments" };
     Err(Error::Config(format!("{key}: {said}")))
-}
-
-/// What is wrong, without how the command is used.
-fn on_one_line(error: &clap::Error) -> String {
-    let text = error.to_string();
-    let lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
-    let lines: Vec<&str> = lines.take_while(|line| !line.starts_with("Usage:")).collect();
-    lines.join("; ").trim_start_matches("error: ").to_string()
 }
 
 #[cfg(test)]

@@ -19,18 +19,23 @@ const REMOVED: f64 = 0.6;
 
 impl AccuracyArgs {
     /// Every case on every task with every seed. Adaptations that are done already are not repeated.
-    pub(super) fn run_worst(&self, tasks: &[Task], stop: &AtomicBool) -> Result<()> {
+    pub(super) fn run_worst(&self, tasks: &[(Task, Steps)], stop: &AtomicBool) -> Result<()> {
         let cases = if self.cases.is_empty() { &Case::ALL[..] } else { &self.cases };
+        for (task, steps) in tasks {
+            for round in 0..cases.iter().map(|case| case.rounds()).max().unwrap_or(0) {
+                self.check(&stage(&self.out, *steps, round, 0), task)?;
+            }
+        }
         let mut outcomes = earlier(&self.out.join("worst.jsonl"))?;
         let again = |o: &WorstOutcome| {
-            cases.contains(&o.case) && o.seed < self.seeds && tasks.iter().any(|task| task.name == o.task)
+            cases.contains(&o.case) && o.seed < self.seeds && tasks.iter().any(|(task, _)| task.name == o.task)
         };
         outcomes.retain(|outcome| !again(outcome));
-        for task in tasks {
+        for (task, steps) in tasks {
             let images = Source::open(&task.target, &SourceConfig::default())?;
             for seed in 0..self.seeds {
                 for case in Case::ALL.into_iter().filter(|case| cases.contains(case)) {
-                    self.worst_case(case, (task, &images), seed, stop, &mut outcomes)?;
+                    self.worst_case(case, (task, *steps, &images), seed, stop, &mut outcomes)?;
                     let lines: String = outcomes.iter().map(|o| format!("{}\n", json!(o))).collect();
                     write_bytes_atomic(self.out.join("worst.jsonl"), lines.as_bytes())?;
                     write_bytes_atomic(self.out.join("worst.md"), worst_markdown(&outcomes).as_bytes())?;
@@ -48,7 +53,7 @@ impl AccuracyArgs {
     fn worst_case(
         &self,
         case: Case,
-        (task, images): (&Task, &Source),
+        (task, steps, images): (&Task, Steps, &Source),
         seed: u64,
         stop: &AtomicBool,
         outcomes: &mut Vec<WorstOutcome>,
@@ -56,7 +61,6 @@ impl AccuracyArgs {
         log::info!("worst case task={} case={case} seed={seed}", task.name);
         let folder = self.out.join("worst").join(&task.name).join(format!("{case}-seed{seed}"));
         fs::create_dir_all(&folder).map_err(|e| Error::io("create folder", &folder, e))?;
-        let steps = self.steps(task)?;
         let (mut in_use, mut replaced) = (task.teacher.clone(), accuracy(&task.teacher, &task.target)?);
         for round in 0..case.rounds() {
             let sample = folder.join(format!("images-{round}.safetensors"));

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 
 use super::workplace::{PER_CLASS, Workplace};
-use super::{program, teacher};
+use super::{program, shapes, teacher};
 
 const SUITE: &str = "bench accuracy --suite office31 --data data --teachers teachers --out results --seeds 1 \
     --methods source,statistics,adapted,prune-then-adapt,tcp,admp --removed 0.5 \
@@ -93,7 +93,42 @@ fn a_suite_without_teachers_or_with_a_failing_run_says_what_is_wrong() {
     let elsewhere = SUITE.replace("office31", "digits");
     place.run(&format!("{elsewhere} {MORE}")).fails_naming(&["no task", "data", "teachers"]);
     place.run(&format!("{SUITE} --task dslr {MORE}")).fails_naming(&["--task dslr", "office31"]);
-    place.run(&format!("{SUITE} -- --batch-size 0")).fails_naming(&["student.log", "adapt"]);
+    place.run(&format!("{SUITE} -- --memory 1MB")).fails_naming(&["student.log", "adapt"]);
+}
+
+#[test]
+fn arguments_that_a_method_cannot_have_are_refused_before_the_first_run() {
+    let place = place();
+    for (arguments, parts) in [
+        ("--batch-size 0", ["--", "batch_size"]),
+        ("--batch-size many", ["--", "many"]),
+        ("--seed 3", ["--", "--seed"]),
+        ("--adapt-steps 3", ["--", "--adapt-steps"]),
+        ("--no-distillation", ["--", "--no-prune"]),
+        ("--importance magnitude", ["--", "--importance"]),
+        ("--no-such-flag", ["--", "--no-such-flag"]),
+        ("more", ["--", "more"]),
+    ] {
+        place.run(&format!("{SUITE} -- {arguments}")).fails_naming(&[&["arguments behind "], &parts[..]].concat());
+        assert!(!place.path("results").exists(), "{arguments}");
+    }
+    let worst =
+        "bench accuracy --suite office31 --data data --teachers teachers --out results --worst -- --admp --no-prune";
+    place.run(worst).fails_naming(&["arguments behind --", "--no-prune"]);
+}
+
+#[test]
+fn updates_follow_what_every_run_is_given() {
+    let place = place();
+    shapes::write_folders(&place.path("data/dslr"), 2 * PER_CLASS);
+    let suite = "bench accuracy --suite office31 --data data --teachers teachers --task dslr --out results --seeds 1 \
+        --methods adapted --tune-steps 2 -- --threads 1";
+    for (batch, steps) in [(64, 300), (2, 360)] {
+        place.run(&format!("{suite} --batch-size {batch}")).ends_with(&[0]);
+        let report: Value =
+            serde_json::from_slice(&place.bytes("results/tiny-amazon-to-dslr/adapted-seed0/student.json")).unwrap();
+        assert_eq!(report["phases"][0]["steps"], steps, "{}", report["phases"]);
+    }
 }
 
 /// The program in the middle of a run that takes hours, and that run.
