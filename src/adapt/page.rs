@@ -4,6 +4,7 @@ use super::config::AdaptConfig;
 use super::gate::Verdict;
 use super::report::{AdaptedBy, GroupWidth, Inputs, ModelFigures, PhaseReport, Report};
 use crate::plot::{Bar, Page, Series, bar_chart, line_chart, number};
+use crate::prune::importance::Criterion;
 
 /// Metrics of steps that are no loss: other units, charts of their own or none.
 pub const NO_LOSSES: [&str; 4] = ["gradient_norm", "primal_residual", "entries_kept", "soft_mask_mean"];
@@ -49,15 +50,34 @@ fn inputs(report: &Report) -> String {
 
 /// What was done, in one line.
 fn facts(report: &Report) -> String {
-    let config: Option<AdaptConfig> = serde_json::from_value(report.config.clone()).ok();
-    let budget = config.and_then(|config| config.budget);
-    [
-        budget.map_or_else(|| "nothing removed".to_string(), |budget| format!("budget {budget}")),
+    let how = config(report).map_or_else(|| vec!["nothing removed".to_string()], |config| removal(&config));
+    let facts = [
         format!("{} images to learn from, {} to judge by", report.images.train, report.images.held_out),
         format!("{:.0} s", report.wall_s),
         format!("peak memory {} MB", report.peak_rss_mb),
-    ]
-    .join(", ")
+    ];
+    how.into_iter().chain(facts).collect::<Vec<_>>().join(", ")
+}
+
+fn config(report: &Report) -> Option<AdaptConfig> {
+    serde_json::from_value(report.config.clone()).ok()
+}
+
+/// How channels were chosen and what the student learnt by.
+fn removal(config: &AdaptConfig) -> Vec<String> {
+    let Some(budget) = config.budget else { return vec!["nothing removed".to_string()] };
+    let ranking = match config.mask.criterion {
+        Criterion::Fisher => "Fisher information",
+        Criterion::Magnitude => "the norm of weights",
+        Criterion::Transfer => "the Taylor term of phase 1's loss",
+    };
+    let chosen = match &config.mask {
+        mask if mask.admp => "by ADMP".to_string(),
+        mask if mask.steps == 0 => format!("at once by {ranking}"),
+        _ => format!("in rounds by {ranking}"),
+    };
+    let loss = if config.distillation { "distillation" } else { "phase 1's loss" };
+    vec![format!("budget {budget}"), format!("channels chosen {chosen}"), format!("student trained by {loss}")]
 }
 
 fn verdicts(page: &mut Page, report: &Report) {
@@ -84,8 +104,13 @@ fn verdicts(page: &mut Page, report: &Report) {
         );
         page.verdict(miss <= 10.0, "Latency", &text);
     }
+    let untrained = config(report).is_some_and(|config| config.teacher.steps == 0);
     let text = match report.adapted_by {
+        AdaptedBy::Source if untrained => {
+            "was not trained and stayed as it came: the images' statistics were not better"
+        }
         AdaptedBy::Source => "stayed as it came: neither training nor the images' statistics were better",
+        AdaptedBy::Statistics if untrained => "was not trained and took the images' batch-norm statistics",
         AdaptedBy::Statistics => "took the images' batch-norm statistics; training was not better",
         AdaptedBy::Training if report.survey.as_ref().is_some_and(|survey| survey.trains_by_source()) => {
             "was trained on the images with the batch-norm statistics that it came with"

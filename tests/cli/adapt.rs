@@ -59,6 +59,7 @@ fn the_report_holds_every_phase_and_its_losses() {
     let page = String::from_utf8(place.bytes("report.html")).unwrap();
     assert!(page.contains("teacher.safetensors, adapted to images, by secateur"));
     assert!(page.contains("Classes among the images"));
+    assert!(page.contains("channels chosen by ADMP, student trained by distillation"), "{page}");
     assert!(report["surgery_difference"].as_f64().unwrap() <= 1e-4);
     let phases = report["phases"].as_array().unwrap();
     let expected =
@@ -176,8 +177,12 @@ fn without_admp_channels_go_in_rounds() {
 fn a_student_can_learn_without_its_teachers_answers() {
     let place = Workplace::new();
     let in_rounds = SHORT.replace("--admp ", "");
-    place.run(&format!("{JOB} {in_rounds} --budget channels=0.5 --no-distillation")).ends_with(&[0, 1]);
-    let report = place.report();
+    let tcp = "--budget channels=0.5 --importance transfer --no-distillation --report told.json";
+    place.run(&format!("{JOB} {in_rounds} {tcp}")).ends_with(&[0, 1]);
+    let page = String::from_utf8(place.bytes("told.html")).unwrap();
+    let how = "channels chosen in rounds by the Taylor term of phase 1's loss, student trained by phase 1's loss";
+    assert!(page.replace("&#39;", "'").contains(how), "{page}");
+    let report: Value = serde_json::from_slice(&place.bytes("told.json")).unwrap();
     assert_eq!(report["config"]["distillation"], false);
     for phase in &report["phases"].as_array().unwrap()[1..] {
         let metrics = keys(&phase["metrics"]);
