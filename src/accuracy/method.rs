@@ -56,12 +56,12 @@ pub struct Steps {
 impl Steps {
     /// All in adapting.
     pub(super) const fn in_adapting(self) -> Self {
-        Self { adapt: self.adapt + self.mask + self.tune, ..self }
+        Self { adapt: self.adapt.saturating_add(self.mask).saturating_add(self.tune), ..self }
     }
 
     /// All others in fine-tuning.
     const fn at_once(self) -> Self {
-        Self { mask: 0, tune: self.mask + self.tune, ..self }
+        Self { mask: 0, tune: self.mask.saturating_add(self.tune), ..self }
     }
 
     pub(super) fn arguments(self) -> Vec<String> {

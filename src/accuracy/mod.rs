@@ -8,6 +8,7 @@
 mod method;
 mod names;
 mod outcome;
+mod settings;
 mod suite;
 mod table;
 mod trial;
@@ -16,6 +17,7 @@ mod worst;
 
 pub use method::{Method, Steps};
 pub use outcome::{Outcome, Results};
+pub use settings::Settings;
 pub use suite::{Suite, Task};
 pub use table::{markdown, page, worst_markdown, worst_page};
 pub use trial::{Stage, Start, Trial, trials};

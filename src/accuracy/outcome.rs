@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use super::method::Method;
+use super::settings::Settings;
 use super::trial::Trial;
 use crate::adapt::gate::Verdict;
 use crate::adapt::{AdaptedBy, Report};
@@ -17,8 +18,6 @@ pub struct Outcome {
     /// What was tried.
     #[serde(flatten)]
     pub trial: Trial,
-    /// What else its runs were asked for.
-    pub arguments: Vec<String>,
     /// Percentage of target images answered right.
     pub accuracy: f64,
     /// The same of what the gate compared with: the adapted teacher, or the teacher of an adapted one.
@@ -39,8 +38,9 @@ pub struct Outcome {
     pub wall_s: f64,
     /// Peak resident memory of the runs, in MB.
     pub peak_rss_mb: u64,
-    /// Version of this program.
-    pub version: String,
+    /// What else its runs were given.
+    #[serde(flatten)]
+    pub settings: Settings,
 }
 
 impl Outcome {
@@ -48,7 +48,7 @@ impl Outcome {
     ///
     /// # Errors
     /// [`Error::Data`] at `path` if the images have no labels, or if a figure is missing.
-    pub fn of(trial: &Trial, arguments: &[String], reports: &[Report], path: &Path) -> Result<Self> {
+    pub fn of(trial: &Trial, settings: &Settings, reports: &[Report], path: &Path) -> Result<Self> {
         let missing = |what: &str| Error::data(path, format!("the report has no {what}"));
         let last = reports.last().ok_or_else(|| missing("run"))?;
         let by = match trial.method {
@@ -70,7 +70,6 @@ impl Outcome {
         let figures = if by.is_some() { &last.teacher } else { &last.student };
         Ok(Self {
             trial: trial.clone(),
-            arguments: arguments.to_vec(),
             accuracy: accuracy.ok_or_else(no_labels)?,
             reference_accuracy: compared.accuracy.ok_or_else(no_labels)?,
             channels: figures.channels,
@@ -82,7 +81,7 @@ impl Outcome {
             // Few digits: read again, they are the same number.
             wall_s: (reports.iter().map(|report| report.wall_s).sum::<f64>() * 1e3).round() / 1e3,
             peak_rss_mb: reports.iter().map(|report| report.peak_rss_mb).max().unwrap_or(0),
-            version: env!("CARGO_PKG_VERSION").to_string(),
+            settings: settings.clone(),
         })
     }
 }
@@ -111,18 +110,18 @@ impl Results {
         Ok(Self { path, outcomes })
     }
 
-    /// Those that this version came to with these arguments: what may be compared.
-    pub fn by(&self, arguments: &[String]) -> Vec<Outcome> {
-        let comparable = |o: &&Outcome| o.arguments == arguments && o.version == env!("CARGO_PKG_VERSION");
-        self.outcomes.iter().filter(comparable).cloned().collect()
+    /// Those that may be compared.
+    pub fn by(&self, comparable: impl Fn(&Outcome) -> bool) -> Vec<Outcome> {
+        self.outcomes.iter().filter(|outcome| comparable(outcome)).cloned().collect()
     }
 
-    /// Puts an outcome in the place of an earlier one of the same trial and writes the file.
+    /// Puts an outcome in the place of an earlier one of the same trial and settings, and writes the file.
     ///
     /// # Errors
     /// [`Error::Io`].
     pub fn add(&mut self, outcome: Outcome) -> Result<()> {
-        match self.outcomes.iter_mut().find(|earlier| earlier.trial == outcome.trial) {
+        let same = |earlier: &&mut Outcome| earlier.trial == outcome.trial && earlier.settings == outcome.settings;
+        match self.outcomes.iter_mut().find(same) {
             Some(earlier) => *earlier = outcome,
             None => self.outcomes.push(outcome),
         }

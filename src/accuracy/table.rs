@@ -2,6 +2,7 @@
 
 use super::method::Method;
 use super::outcome::Outcome;
+use super::settings::Settings;
 use super::validation::{Judged, Validation};
 use super::worst::{self, WorstOutcome};
 use crate::plot::{Page, number};
@@ -37,7 +38,7 @@ impl Group<'_> {
             format!("{:.3} M", self.mean(|o| o.params as f64) / 1e6),
             format!("{:.2} M", self.mean(|o| o.macs as f64) / 1e6),
             number(self.mean(|o| o.latency_ms)),
-            format!("{accepted}/{}", self.0.len()),
+            if first.method == Method::Source { "–".to_string() } else { format!("{accepted}/{}", self.0.len()) },
         ]
     }
 }
@@ -89,31 +90,30 @@ fn gains(outcomes: &[Outcome]) -> Vec<Vec<String>> {
     .collect()
 }
 
-/// What the outcomes have in common, in one line.
-fn settings(outcomes: &[Outcome]) -> String {
-    let Some(first) = outcomes.first() else { return "No outcome yet.".to_string() };
-    let arguments = match first.arguments.join(" ") {
-        none if none.is_empty() => "the defaults".to_string(),
-        given => given,
-    };
-    format!("secateur {}, all runs with: {arguments}", first.version)
-}
-
 const NO_GAINS: &str = "Nothing to compare with: the method adapted was not run.";
 const GAIN_HEADER: [&str; 4] = ["method", "removed", "points beside the adapted teacher", "runs"];
 
-/// The gate's worth on pruned students and on adapted teachers.
+/// The gate's worth on pruned students, on trained teachers and on new statistics alone.
 fn validations(outcomes: &[Outcome]) -> Vec<Vec<String>> {
-    let judges_students = |method: Method| method.prunes() && method != Method::PruneThenAdapt;
-    let rows = [("students", true), ("adapted teachers", false)].map(|(name, students)| {
+    let kind = |method: Method| match method {
+        Method::Source => None,
+        Method::Statistics => Some("statistics"),
+        Method::Adapted | Method::PruneThenAdapt => Some("trained teachers"),
+        _ => Some("students"),
+    };
+    let rows = ["students", "trained teachers", "statistics"].map(|name| {
         let judged: Vec<Judged> = (outcomes.iter())
-            .filter(|o| o.trial.method != Method::Source && judges_students(o.trial.method) == students)
+            .filter(|o| kind(o.trial.method) == Some(name))
             .map(|o| Judged { verdict: &o.gate, gain: o.accuracy - o.reference_accuracy })
             .collect();
         Validation::of(&judged).cells(name)
     });
     rows.into()
 }
+
+/// What is behind the gate's verdicts.
+const GATE_REMARK: &str = "Which classes come is asked when the teacher is adapted, not of its students. ρ: rank correlation \
+                           of a signal with the gain or loss.";
 
 fn markdown_table(header: &[&str], rows: Vec<Vec<String>>) -> String {
     let line = |cells: &[String]| format!("| {} |\n", cells.join(" | "));
@@ -130,14 +130,22 @@ pub fn markdown(outcomes: &[Outcome]) -> String {
         rows => markdown_table(&GAIN_HEADER, rows),
     };
     let gate = markdown_table(&Validation::HEADER, validations(outcomes));
-    format!("{}\n\n{}\n{gains}\n{gate}", settings(outcomes), markdown_table(&HEADER, rows))
+    format!(
+        "{}\n\n{}\n{gains}\n{gate}\n{GATE_REMARK}\n",
+        Settings::told(outcomes.first().map(|o| &o.settings)),
+        markdown_table(&HEADER, rows)
+    )
 }
 
-/// Two Markdown tables: every bad case, and what the gate is worth in them.
+/// The settings and two Markdown tables: every bad case, and what the gate is worth in them.
 pub fn worst_markdown(outcomes: &[WorstOutcome]) -> String {
     let rows = outcomes.iter().map(WorstOutcome::cells).collect();
     let gate = markdown_table(&Validation::HEADER, vec![worst::validation(outcomes).cells("students")]);
-    format!("{}\n{gate}", markdown_table(&WorstOutcome::HEADER, rows))
+    format!(
+        "{}\n\n{}\n{gate}",
+        Settings::told(outcomes.first().map(|o| &o.settings)),
+        markdown_table(&WorstOutcome::HEADER, rows)
+    )
 }
 
 /// The same as a page.
@@ -146,6 +154,7 @@ pub fn worst_page(title: &str, outcomes: &[WorstOutcome]) -> String {
     page.remark(
         "Accuracy on all images of the task of what was in use and of the student adapted to a bad sample of them",
     );
+    page.remark(&Settings::told(outcomes.first().map(|o| &o.settings)));
     page.table(&WorstOutcome::HEADER, &outcomes.iter().map(WorstOutcome::cells).collect::<Vec<_>>());
     page.heading("The gate beside the labels");
     page.table(&Validation::HEADER, &[worst::validation(outcomes).cells("students")]);
@@ -156,7 +165,7 @@ pub fn worst_page(title: &str, outcomes: &[WorstOutcome]) -> String {
 pub fn page(title: &str, outcomes: &[Outcome]) -> String {
     let mut page = Page::new(title);
     page.remark("Accuracy on all target images, mean ± standard deviation over seeds; labels serve this column alone");
-    page.remark(&settings(outcomes));
+    page.remark(&Settings::told(outcomes.first().map(|o| &o.settings)));
     page.table(&HEADER, &groups(outcomes).iter().map(Group::cells).collect::<Vec<_>>());
     page.heading("Beside the adapted teacher");
     match gains(outcomes) {
@@ -165,6 +174,7 @@ pub fn page(title: &str, outcomes: &[Outcome]) -> String {
     }
     page.heading("The gate beside the labels");
     page.table(&Validation::HEADER, &validations(outcomes));
+    page.remark(GATE_REMARK);
     page.finish()
 }
 
@@ -178,7 +188,6 @@ mod tests {
         let signals = Signals { entropy: 1.0, diversity: 1.0, information: 1.0, stability: None };
         Outcome {
             trial: Trial { task: "a-to-b".into(), method, removed: if method.prunes() { 0.6 } else { 0.0 }, seed },
-            arguments: Vec::new(),
             accuracy,
             reference_accuracy: accuracy - 2.0,
             channels: 10,
@@ -197,8 +206,18 @@ mod tests {
             },
             wall_s: 1.0,
             peak_rss_mb: 1,
-            version: String::new(),
+            settings: Settings::here(Vec::new(), String::new()),
         }
+    }
+
+    #[test]
+    fn statistics_are_no_trained_teacher_and_what_came_was_not_judged() {
+        let outcomes = [outcome(Method::Source, 0, 70.0), outcome(Method::Statistics, 0, 71.0)];
+        let text = markdown(&outcomes);
+        assert!(text.starts_with("secateur "), "{text}");
+        assert!(text.contains("| trained teachers | 0 |") && text.contains("| statistics | 1 |"), "{text}");
+        let source = text.lines().find(|line| line.contains("| source |")).unwrap();
+        assert!(source.ends_with("| – |"), "{source}");
     }
 
     #[test]
@@ -213,8 +232,8 @@ mod tests {
         assert!(text.contains("| a-to-b | adapted | – | 85.00 ± 7.07 | 2 | 1.000 M | 2.00 M | 1.5 | 1/2 |"), "{text}");
         assert!(text.contains("| a-to-b | admp | 60 % | 84.50 ± 4.95 | 2 |"), "{text}");
         assert!(text.contains("| admp | 60 % | -0.50 | 2 |"), "{text}");
-        assert!(text.contains("| students | 2 |") && text.contains("| adapted teachers | 2 |"), "{text}");
-        assert!(text.contains("| – | – | – | 1 | 0 | 1 |"), "seed 1 was refused: {text}");
+        assert!(text.contains("| students | 2 |") && text.contains("| trained teachers | 2 |"), "{text}");
+        assert!(text.contains("| – | – | – | – | 1 | 0 | 1 |"), "seed 1 was refused: {text}");
         let page = page("accuracy", &outcomes[..1]);
         assert!(page.contains("<td>81.00</td>") && !page.contains('±'.to_string().repeat(2).as_str()), "{page}");
     }

@@ -5,6 +5,9 @@ use crate::adapt::gate::Verdict;
 /// A candidate this many points below its reference should have been refused, any other accepted.
 pub const TOLERANCE_POINTS: f64 = 1.0;
 
+/// Fewer runs have no rank correlation worth a figure.
+pub const FEWEST_RANKED: usize = 4;
+
 /// A verdict, and the points that the candidate truly lies above its reference.
 #[derive(Debug, Clone, Copy)]
 pub struct Judged<'a> {
@@ -19,7 +22,10 @@ pub struct Judged<'a> {
 pub struct Validation {
     /// Candidates.
     pub runs: usize,
-    /// Rank correlation of agreement and gain; `None` if one of them is constant.
+    /// Rank correlation of stability relative to the reference's and gain, where both were looked for; `None` if one of them is
+    /// constant, or of fewer than [`FEWEST_RANKED`] runs.
+    pub stability: Option<f64>,
+    /// The same of agreement.
     pub agreement: Option<f64>,
     /// The same of mutual information relative to the reference's.
     pub information: Option<f64>,
@@ -36,17 +42,18 @@ pub struct Validation {
 impl Validation {
     /// Counts and correlates.
     pub fn of(judged: &[Judged]) -> Self {
-        let gains: Vec<f64> = judged.iter().map(|j| j.gain).collect();
-        let with = |signal: fn(&Verdict) -> f64| {
-            let values: Vec<f64> = judged.iter().map(|j| signal(j.verdict)).collect();
-            rank_correlation(&values, &gains)
+        let with = |signal: fn(&Verdict) -> Option<f64>| {
+            let known = judged.iter().filter_map(|j| Some((signal(j.verdict)?, j.gain)));
+            let (values, gains): (Vec<f64>, Vec<f64>) = known.unzip();
+            if values.len() < FEWEST_RANKED { None } else { rank_correlation(&values, &gains) }
         };
         let good = |j: &Judged| j.gain >= -TOLERANCE_POINTS;
         Self {
             runs: judged.len(),
-            agreement: with(|v| v.agreement),
-            information: with(|v| v.candidate.information / v.reference.information),
-            diversity: with(|v| v.candidate.diversity / v.reference.diversity),
+            stability: with(|v| Some(v.candidate.stability? / v.reference.stability?)),
+            agreement: with(|v| Some(v.agreement)),
+            information: with(|v| Some(v.candidate.information / v.reference.information)),
+            diversity: with(|v| Some(v.candidate.diversity / v.reference.diversity)),
             accepted: judged.iter().filter(|j| j.verdict.accepted).count(),
             false_accepts: judged.iter().filter(|j| j.verdict.accepted && !good(j)).count(),
             false_rejects: judged.iter().filter(|j| !j.verdict.accepted && good(j)).count(),
@@ -54,9 +61,10 @@ impl Validation {
     }
 
     /// Header of [`Validation::cells`].
-    pub(super) const HEADER: [&'static str; 8] = [
+    pub(super) const HEADER: [&'static str; 9] = [
         "gate on",
         "runs",
+        "ρ stability",
         "ρ agreement",
         "ρ information",
         "ρ diversity",
@@ -71,6 +79,7 @@ impl Validation {
         vec![
             name.to_string(),
             self.runs.to_string(),
+            signal(self.stability),
             signal(self.agreement),
             signal(self.information),
             signal(self.diversity),
@@ -119,14 +128,20 @@ mod tests {
 
     #[test]
     fn mistakes_of_both_kinds_are_counted() {
-        let verdicts = [verdict(true, 0.9), verdict(true, 0.8), verdict(false, 0.7), verdict(false, 0.6)];
+        let mut verdicts = [verdict(true, 0.9), verdict(true, 0.8), verdict(false, 0.7), verdict(false, 0.6)];
         let gains = [0.5, -1.5, -1.0, -9.0];
         let judged: Vec<Judged> = verdicts.iter().zip(gains).map(|(verdict, gain)| Judged { verdict, gain }).collect();
         let found = Validation::of(&judged);
         assert_eq!((found.runs, found.accepted, found.false_accepts, found.false_rejects), (4, 2, 1, 1));
         assert!((found.agreement.unwrap() - 0.8).abs() < 1e-12, "{found:?}");
         assert_eq!(found.information, None, "a constant ranks nothing");
-        assert_eq!(Validation::of(&[]).agreement, None);
+        assert_eq!(found.stability, None, "nobody looked");
+        assert_eq!(Validation::of(&judged[..3]).agreement, None, "three runs rank nothing");
+        for (verdict, stability) in verdicts.iter_mut().zip([0.9, 0.8, 0.85, 0.3]) {
+            (verdict.candidate.stability, verdict.reference.stability) = (Some(stability), Some(0.9));
+        }
+        let judged: Vec<Judged> = verdicts.iter().zip(gains).map(|(verdict, gain)| Judged { verdict, gain }).collect();
+        assert_eq!(Validation::of(&judged).stability, Some(1.0));
     }
 
     #[test]

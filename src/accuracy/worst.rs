@@ -9,6 +9,7 @@ use safetensors::tensor::TensorView;
 use serde::{Deserialize, Serialize};
 
 use super::names::by_name;
+use super::settings::Settings;
 use super::validation::{Judged, TOLERANCE_POINTS, Validation};
 use crate::adapt::AdaptedBy;
 use crate::adapt::gate::Verdict;
@@ -54,23 +55,32 @@ impl Case {
         if matches!(self, Self::InARow) { ROUNDS } else { 1 }
     }
 
-    /// Writes the images of `round`, out of `source`, without labels; returns how many they are. The seed also draws the
+    /// Writes the images of `round`, out of `source`, without labels and those that cannot be read; returns how many they are. The seed also draws the
     /// class that is missing or common.
     ///
     /// # Errors
-    /// As decoding; [`Error::Data`] if there are no labels or the images differ in size; [`Error::Io`].
+    /// [`Error::Data`] if there are no labels, if no image can be read or they differ in size; [`Error::Io`].
     pub fn write(self, source: &Source, round: usize, seed: u64, path: &Path) -> Result<usize> {
         let labels: Vec<usize> = (0..source.len()).filter_map(|index| source.label(index)).collect();
         if labels.len() < source.len() {
             return Err(Error::data(source.path(), "expected a label for every image, got images without"));
         }
         let chosen = self.choose(&labels, round, seed);
-        let first = source.decode(chosen.first().copied().unwrap_or(0))?;
+        let first = chosen.iter().find_map(|&index| source.decode(index).ok());
+        let first = first.ok_or_else(|| Error::data(source.path(), "expected images that can be read, got none"))?;
         let size = [first.height(), first.width(), first.channels()];
+        let mut written = 0;
         let mut pixels = Vec::with_capacity(chosen.len() * first.pixels().len());
         let mut rng = Rng::stream(seed, 0x4E4F_4953);
         for &index in &chosen {
-            let image = source.decode(index)?;
+            let image = match source.decode(index) {
+                Ok(image) => image,
+                Err(error) => {
+                    log::warn!("a broken image is left out: {error}");
+                    continue;
+                }
+            };
+            written += 1;
             if [image.height(), image.width(), image.channels()] != size {
                 return Err(Error::data(source.name(index), format!("expected an image of {size:?} as the first one")));
             }
@@ -79,12 +89,12 @@ impl Case {
                 _ => pixels.extend_from_slice(image.pixels()),
             }
         }
-        let shape = [&[chosen.len()][..], &size].concat();
+        let shape = [&[written][..], &size].concat();
         let bytes = TensorView::new(Dtype::U8, shape, &pixels)
             .and_then(|view| safetensors::serialize([("images", view)], None))
             .map_err(|e| Error::data(path, e.to_string()))?;
         write_bytes_atomic(path, &bytes)?;
-        Ok(chosen.len())
+        Ok(written)
     }
 
     /// Which images of these labels, in which order.
@@ -159,13 +169,18 @@ pub struct WorstOutcome {
     pub teacher_gate: Verdict,
     /// The gate's verdict on the student: whether it is published.
     pub gate: Verdict,
-    /// More arguments that the run got.
-    pub arguments: Vec<String>,
-    /// Version of this program.
-    pub version: String,
+    /// What else the runs were given.
+    #[serde(flatten)]
+    pub settings: Settings,
 }
 
 impl WorstOutcome {
+    /// Whether both are of the same adaptation.
+    pub fn is_again(&self, earlier: &Self) -> bool {
+        let key = |o: &Self| (o.task.clone(), o.case, o.seed, o.round, o.settings.clone());
+        key(self) == key(earlier)
+    }
+
     /// Whether a student was published that should not have been.
     pub fn is_harmful(&self) -> bool {
         self.gate.accepted && self.accuracy < self.replaced - TOLERANCE_POINTS
@@ -174,9 +189,9 @@ impl WorstOutcome {
     pub(super) fn cells(&self) -> Vec<String> {
         let round = if self.case.rounds() > 1 { format!(" {}", self.round + 1) } else { String::new() };
         let verdict = match (self.gate.accepted, self.is_harmful()) {
-            (_, true) => "published, **worse**",
-            (true, _) => "published",
-            (false, _) => "refused",
+            (_, true) => "published, **worse**".to_string(),
+            (true, _) => "published".to_string(),
+            (false, _) => format!("refused: {}", self.gate.reason),
         };
         vec![
             self.task.clone(),
@@ -187,7 +202,7 @@ impl WorstOutcome {
             format!("{:.2}", self.accuracy),
             format!("{:?}", self.adapted_by).to_lowercase(),
             format!("{:.3}", self.gate.agreement),
-            verdict.to_string(),
+            verdict,
         ]
     }
 

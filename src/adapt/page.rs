@@ -72,12 +72,18 @@ fn removal(config: &AdaptConfig) -> Vec<String> {
         Criterion::Transfer => "the Taylor term of phase 1's loss",
     };
     let chosen = match &config.mask {
-        mask if mask.admp => "by ADMP".to_string(),
+        mask if mask.admp && mask.use_admm => "by ADMP".to_string(),
+        mask if mask.admp => format!("at once by {ranking}, with ADMP's soft mask"),
         mask if mask.steps == 0 => format!("at once by {ranking}"),
         _ => format!("in rounds by {ranking}"),
     };
-    let loss = if config.distillation { "distillation" } else { "phase 1's loss" };
-    vec![format!("budget {budget}"), format!("channels chosen {chosen}"), format!("student trained by {loss}")]
+    let updates = config.mask.steps.saturating_add(config.fine_tune.steps);
+    let trained = match (updates, config.distillation) {
+        (0, _) => "not trained",
+        (_, true) => "trained by distillation",
+        (_, false) => "trained by phase 1's loss",
+    };
+    vec![format!("budget {budget}"), format!("channels chosen {chosen}"), format!("student {trained}")]
 }
 
 fn verdicts(page: &mut Page, report: &Report) {
@@ -107,11 +113,11 @@ fn verdicts(page: &mut Page, report: &Report) {
     let untrained = config(report).is_some_and(|config| config.teacher.steps == 0);
     let text = match report.adapted_by {
         AdaptedBy::Source if untrained => {
-            "was not trained and stayed as it came: the images' statistics were not better"
+            "was not trained in this run and stayed as it came: the images' statistics were not shown to be better"
         }
-        AdaptedBy::Source => "stayed as it came: neither training nor the images' statistics were better",
-        AdaptedBy::Statistics if untrained => "was not trained and took the images' batch-norm statistics",
-        AdaptedBy::Statistics => "took the images' batch-norm statistics; training was not better",
+        AdaptedBy::Source => "stayed as it came: neither training nor the images' statistics were shown to be better",
+        AdaptedBy::Statistics if untrained => "was not trained in this run and took the images' batch-norm statistics",
+        AdaptedBy::Statistics => "took the images' batch-norm statistics; training was not shown to be better",
         AdaptedBy::Training if report.survey.as_ref().is_some_and(|survey| survey.trains_by_source()) => {
             "was trained on the images with the batch-norm statistics that it came with"
         }
@@ -194,7 +200,8 @@ fn classes(page: &mut Page, report: &Report) {
     }
     shares.sort_by(|a, b| a.1.total_cmp(&b.1));
     page.heading("Classes among the images, as the teacher that came sees them");
-    let bar = |(name, share): &(&String, f64)| Bar { label: (*name).clone(), values: vec![*share] };
+    let bar =
+        |(name, share): &(&String, f64)| Bar { label: (*name).clone(), values: vec![(share * 1e3).round() / 1e3] };
     let bars: Vec<Bar> = shares.iter().take(MOST_CLASSES).map(bar).collect();
     page.figure(&bar_chart(&bars, &["share"], ""), "Images of a class, in parts of an even share; the rarest first");
     if shares.len() > MOST_CLASSES {

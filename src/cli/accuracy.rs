@@ -1,5 +1,6 @@
 //! `secateur bench accuracy`: methods side by side on labelled tasks.
 
+use std::ffi::OsString;
 use std::fs::{self, OpenOptions};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -8,20 +9,19 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use candle_core::Device;
 use clap::Args;
 
 use super::adapt::{AdaptArgs, refused};
 use super::output::print;
 use super::signals::stop_flag;
 use crate::accuracy::{
-    Case, Method, Outcome, Results, Stage, Start, Steps, Suite, Task, Trial, markdown, page, trials,
+    Case, Method, Outcome, Results, Settings, Stage, Start, Steps, Suite, Task, Trial, markdown, page, trials,
 };
 use crate::adapt::Report;
 use crate::board::{end_with_parent, signal_child};
 use crate::data::{Source, SourceConfig};
-use crate::model::Teacher;
-use crate::weights::{ModelDescription, sha256_file, write_bytes_atomic};
+use crate::store::Lock;
+use crate::weights::{sha256_file, write_bytes_atomic};
 use crate::{Error, Result};
 
 /// Arguments of `bench accuracy`.
@@ -54,10 +54,11 @@ pub(super) struct AccuracyArgs {
     /// Runs of each, with the seeds 0, 1, …
     #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u64).range(1..=100))]
     pub(super) seeds: u64,
-    /// Adapt by the whole method to bad samples of the tasks' images instead, see --cases
+    /// Adapt by the default to bad samples of the tasks' images instead and remove 60 % of the channels, see --cases
     #[arg(long, conflicts_with_all = ["methods", "removed"])]
     worst: bool,
-    /// Which samples: few, missing-class, one-class, noise, sorted, stream, in-a-row [default: all]
+    /// Which samples: few (32 images), missing-class (none of one), one-class (80 % of one), noise (random pixels), sorted (all, by
+    /// class), stream (the first quarter of these), in-a-row (five times, each another fifth) [default: all]
     #[arg(long, value_name = "NAME,…", value_delimiter = ',', requires = "worst")]
     pub(super) cases: Vec<Case>,
     /// Updates of phase 1 [default: as adapt with what stands behind --]
@@ -96,54 +97,44 @@ impl AccuracyArgs {
             let (asked, all) = (self.task.join(" "), names.join(", "));
             return Err(Error::Usage(format!("--task {asked}: expected a part of a name of {}: {all}", self.suite)));
         }
-        let tasks: Vec<(Task, Steps)> =
-            tasks.into_iter().map(|task| self.steps(&task).map(|steps| (task, steps))).collect::<Result<_>>()?;
+        let tasks: Vec<Prepared> = tasks.into_iter().map(|task| self.prepare(task)).collect::<Result<_>>()?;
         if self.worst {
             return self.run_worst(&tasks, &stop);
         }
         let methods = if self.methods.is_empty() { &Method::ALL[..] } else { &self.methods };
-        let mut planned: Vec<(Trial, &Task, Vec<Stage>)> = Vec::new();
-        for (task, steps) in &tasks {
-            let trials = trials(task, methods, &self.removed, self.seeds).into_iter();
+        let mut planned: Vec<(Trial, &Prepared, Vec<Stage>)> = Vec::new();
+        for prepared in &tasks {
+            let trials = trials(&prepared.task, methods, &self.removed, self.seeds).into_iter();
             planned.extend(trials.map(|trial| {
-                let stages = trial.stages(&self.out, *steps);
-                (trial, task, stages)
+                let stages = trial.stages(&self.out, prepared.steps);
+                (trial, prepared, stages)
             }));
         }
-        for (_, task, stages) in &planned {
-            stages.iter().try_for_each(|stage| self.check(stage, task))?;
+        for (_, prepared, stages) in &planned {
+            stages.iter().try_for_each(|stage| self.check(stage, &prepared.task))?;
         }
-        fs::create_dir_all(&self.out).map_err(|e| Error::io("create folder", &self.out, e))?;
+        let _lock = self.lock()?;
         let mut results = Results::open(self.out.join("results.jsonl"))?;
-        for (index, (trial, task, stages)) in planned.iter().enumerate() {
+        let comparable = |o: &Outcome| is_comparable(&tasks, &o.trial.task, &o.settings);
+        for (index, (trial, Prepared { task, settings, .. }, stages)) in planned.iter().enumerate() {
             log::info!("trial {}/{} {trial}", index + 1, planned.len());
             let reports = stages.iter().map(|stage| self.adapt(stage, task, &stop)).collect::<Result<Vec<Report>>>()?;
-            results.add(Outcome::of(trial, &self.settings(), &reports, &trial.folder(&self.out))?)?;
+            results.add(Outcome::of(trial, settings, &reports, &trial.folder(&self.out))?)?;
             let title = format!("secateur bench accuracy: {}", self.suite);
-            let comparable = results.by(&self.settings());
-            write_bytes_atomic(self.out.join("results.md"), markdown(&comparable).as_bytes())?;
-            write_bytes_atomic(self.out.join("results.html"), page(&title, &comparable).as_bytes())?;
+            let outcomes = results.by(comparable);
+            write_bytes_atomic(self.out.join("results.md"), markdown(&outcomes).as_bytes())?;
+            write_bytes_atomic(self.out.join("results.html"), page(&title, &outcomes).as_bytes())?;
         }
-        let comparable = results.by(&self.settings());
+        let outcomes = results.by(comparable);
+        log::info!("results written path={}", self.out.join("results.html").display());
         if self.json {
-            return comparable.iter().try_for_each(|outcome| print(&serde_json::json!(outcome).to_string()));
+            return outcomes.iter().try_for_each(|outcome| print(&serde_json::json!(outcome).to_string()));
         }
-        print(&markdown(&comparable))
+        print(&markdown(&outcomes))
     }
 
-    /// What outcomes in one table have in common: everything asked for but tasks, methods, fractions and seeds.
-    fn settings(&self) -> Vec<String> {
-        let mask_steps = self.mask_steps.map(std::num::NonZero::get);
-        let steps =
-            [("--adapt-steps", self.adapt_steps), ("--mask-steps", mask_steps), ("--tune-steps", self.tune_steps)];
-        let given = steps.into_iter().filter_map(|(flag, steps)| Some([flag.to_string(), steps?.to_string()]));
-        self.arguments.iter().cloned().chain(given.flatten()).collect()
-    }
-
-    /// The phases' updates on `task`.
-    fn steps(&self, task: &Task) -> Result<Steps> {
-        let info = Teacher::load(&task.teacher, ModelDescription::default(), &Device::Cpu)?.info;
-        let images = Source::open(&task.target, &SourceConfig::default())?.len();
+    /// Looks at teacher and images: the updates of the phases are those of `adapt`, but for those that were asked for.
+    fn prepare(&self, task: Task) -> Result<Prepared> {
         let plain = Stage {
             student: self.out.join("student.safetensors"),
             report: self.out.join("student.json"),
@@ -151,32 +142,48 @@ impl AccuracyArgs {
             teacher: Start::Source,
             classes_asked: false,
         };
-        let config = self.read(&plain, task)?.config(&info, images)?;
-        Ok(Steps {
+        let config = self.read(&plain, &task)?.labelled_config()?;
+        let mask_steps = self.mask_steps.map(std::num::NonZero::get);
+        let steps = Steps {
             adapt: self.adapt_steps.unwrap_or(config.teacher.steps),
-            mask: self.mask_steps.map_or(config.mask.steps, std::num::NonZero::get),
+            mask: mask_steps.unwrap_or(config.mask.steps),
             tune: self.tune_steps.unwrap_or(config.fine_tune.steps),
-        })
+        };
+        let given =
+            [("--adapt-steps", self.adapt_steps), ("--mask-steps", mask_steps), ("--tune-steps", self.tune_steps)];
+        let given = given.into_iter().filter_map(|(flag, steps)| Some([flag.to_string(), steps?.to_string()]));
+        let arguments = self.arguments.iter().cloned().chain(given.flatten()).collect();
+        let settings = Settings::here(arguments, inputs(&task.teacher, &task.target)?.join(" "));
+        Ok(Prepared { task, steps, settings })
     }
 
-    /// What `adapt` is asked for in `stage`.
-    fn command(&self, stage: &Stage, task: &Task) -> Vec<String> {
+    /// The results' folder, for this process alone as long as the lock lives.
+    pub(super) fn lock(&self) -> Result<Lock> {
+        fs::create_dir_all(&self.out).map_err(|e| Error::io("create folder", &self.out, e))?;
+        Lock::take(&self.out.join(".lock"), Duration::ZERO)
+    }
+
+    /// What `adapt` is asked for in `stage`, wherever it reads and writes.
+    fn wishes(&self, stage: &Stage) -> Vec<String> {
+        let mut arguments: Vec<String> = stage.arguments.iter().chain(&self.arguments).cloned().collect();
+        if stage.classes_asked && !self.arguments.iter().any(|argument| argument.starts_with("--min-class-share")) {
+            arguments.extend(["--min-class-share", "0"].map(String::from));
+        }
+        arguments
+    }
+
+    /// The command line of `stage`.
+    fn command(&self, stage: &Stage, task: &Task) -> Vec<OsString> {
         let teacher = start(stage, task);
-        let mut arguments = vec!["adapt".to_string()];
         let paths = [
             ("--teacher", &teacher),
             ("--target", &task.target),
             ("--out", &stage.student),
             ("--report", &stage.report),
         ];
-        for (flag, path) in paths {
-            arguments.extend([flag.to_string(), path.display().to_string()]);
-        }
-        arguments.extend(stage.arguments.iter().chain(&self.arguments).cloned());
-        if stage.classes_asked && !self.arguments.iter().any(|argument| argument.starts_with("--min-class-share")) {
-            arguments.extend(["--min-class-share", "0"].map(String::from));
-        }
-        arguments
+        let paths = paths.into_iter().flat_map(|(flag, path)| [flag.into(), path.clone().into_os_string()]);
+        let wishes = self.wishes(stage).into_iter().map(OsString::from);
+        std::iter::once("adapt".into()).chain(paths).chain(wishes).collect()
     }
 
     /// The run of `stage` as `adapt` will read it.
@@ -185,7 +192,12 @@ impl AccuracyArgs {
     /// [`Error::Usage`] for what it will not understand or refuse.
     fn read(&self, stage: &Stage, task: &Task) -> Result<AdaptArgs> {
         let read = AdaptArgs::read(self.command(stage, task)).and_then(|run| run.check().map(|()| run));
-        read.map_err(|error| Error::Usage(format!("arguments behind --: {error}")))
+        let beside = match &stage.arguments[..] {
+            [] => String::new(),
+            own => format!(", beside {}", own.join(" ")),
+        };
+        let told = |error| Error::Usage(format!("arguments behind --{beside}: {error}"));
+        read.map_err(told)
     }
 
     /// Whether `adapt` will understand what it is asked for in `stage`: told before hours of other stages.
@@ -198,14 +210,13 @@ impl AccuracyArgs {
         if let Some(folder) = stage.report.parent() {
             fs::create_dir_all(folder).map_err(|e| Error::io("create folder", folder, e))?;
         }
-        let mut arguments = self.command(stage, task);
-        let (teacher, images) =
-            (sha256_file(start(stage, task))?, Source::open(&task.target, &SourceConfig::default())?.digest());
-        let inputs = [env!("CARGO_PKG_VERSION"), &teacher, &images].map(String::from);
-        let command = [&arguments[..], &inputs].concat().join("\n");
+        let version = [env!("CARGO_PKG_VERSION").to_string()];
+        let inputs = inputs(&start(stage, task), &task.target)?;
+        let wishes = [&self.wishes(stage)[..], &version, &inputs].concat().join("\n");
         let record = stage.report.with_extension("arguments");
-        let same = fs::read_to_string(&record).is_ok_and(|earlier| earlier == command);
-        if same && stage.report.exists() {
+        let same = fs::read_to_string(&record).is_ok_and(|earlier| earlier == wishes);
+        if same && stage.report.exists() && written(&stage.student).exists() {
+            log::info!("done before report={}", stage.report.display());
             return read(&stage.report);
         }
         for stale in [&stage.report, &stage.student, &refused(&stage.student)] {
@@ -213,14 +224,15 @@ impl AccuracyArgs {
                 fs::remove_file(stale).map_err(|e| Error::io("remove", stale, e))?;
             }
         }
-        write_bytes_atomic(&record, command.as_bytes())?;
-        arguments.push(if same { "--resume" } else { "--restart" }.to_string());
+        write_bytes_atomic(&record, wishes.as_bytes())?;
+        let mut arguments = self.command(stage, task);
+        arguments.push(if same { "--resume" } else { "--restart" }.into());
         self.child(&arguments, &stage.report.with_extension("log"), stop)?;
         read(&stage.report)
     }
 
     /// This program with `arguments`; what it says goes to `log`. Asked to stop, it saves its state.
-    fn child(&self, arguments: &[String], log: &Path, stop: &AtomicBool) -> Result<()> {
+    fn child(&self, arguments: &[OsString], log: &Path, stop: &AtomicBool) -> Result<()> {
         let interrupted =
             || Error::Interrupted(format!("stopped; repeat the command to go on, --out {}", self.out.display()));
         if stop.load(Ordering::Relaxed) {
@@ -253,10 +265,36 @@ impl AccuracyArgs {
             Some(0 | 1) => Ok(()),
             Some(130) => Err(interrupted()),
             _ => {
-                Err(Error::data(log, format!("secateur {} ended with {status}; its log says why", arguments.join(" "))))
+                let command: Vec<_> = arguments.iter().map(|argument| argument.to_string_lossy()).collect();
+                let folder = log.parent().unwrap_or(log).display();
+                let reason = format!(
+                    "secateur {} ended with {status}; this log says why. To begin anew remove {folder}",
+                    command.join(" ")
+                );
+                Err(Error::data(log, reason))
             }
         }
     }
+}
+
+/// A task with what its runs are given.
+pub(super) struct Prepared {
+    pub(super) task: Task,
+    pub(super) steps: Steps,
+    pub(super) settings: Settings,
+}
+
+/// Whether an outcome on the task of this name may stand beside those of `tasks`.
+pub(super) fn is_comparable(tasks: &[Prepared], name: &str, settings: &Settings) -> bool {
+    match tasks.iter().find(|prepared| prepared.task.name == name) {
+        Some(prepared) => prepared.settings == *settings,
+        None => tasks.iter().any(|prepared| prepared.settings.same_but_inputs(settings)),
+    }
+}
+
+/// Digests of a teacher's file and of images.
+fn inputs(teacher: &Path, images: &Path) -> Result<[String; 2]> {
+    Ok([sha256_file(teacher)?, Source::open(images, &SourceConfig::default())?.digest()])
 }
 
 /// The model that `stage` starts from.

@@ -5,6 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use candle_core::Device;
 use clap::{Args, Parser};
 
 use super::model_args::{ComputeArgs, ModelArgs};
@@ -85,8 +86,8 @@ impl AdaptArgs {
     ///
     /// # Errors
     /// [`Error::Usage`], on one line, for others than of a run.
-    pub fn read(arguments: impl IntoIterator<Item = String>) -> Result<Self> {
-        let line = std::iter::once("secateur".to_string()).chain(arguments);
+    pub fn read(arguments: impl IntoIterator<Item: Into<OsString>>) -> Result<Self> {
+        let line = std::iter::once("secateur".into()).chain(arguments.into_iter().map(Into::into));
         Err(Error::Usage(match Cli::try_parse_from(line) {
             Ok(Cli { command: Command::Adapt(arguments) }) => return Ok(*arguments),
             Ok(_) => "expected arguments of adapt".to_string(),
@@ -103,12 +104,16 @@ impl AdaptArgs {
         self.run.apply(AdaptConfig::for_input(ANY_INPUT)).map(drop)
     }
 
-    /// What a run on so many `images` with a teacher like `info` does.
+    /// What a run on its images will do, whose labels are to tell the accuracy.
     ///
     /// # Errors
-    /// As [`RunArgs::apply`].
-    pub fn config(&self, info: &ModelInfo, images: usize) -> Result<AdaptConfig> {
-        Ok(self.run.for_images(self.run.apply(AdaptConfig::for_model(info))?, images))
+    /// As a run until it trains; [`Error::Data`] if no image has a label that the teacher knows.
+    pub fn labelled_config(&self) -> Result<AdaptConfig> {
+        let info = self.model.load(&self.teacher, &Device::Cpu)?.info;
+        let config = self.run.apply(AdaptConfig::for_model(&info))?;
+        let images = open_images(&self.target, &info, &config)?;
+        expect_labels(&images, &self.target, &info)?;
+        Ok(self.run.for_images(config, images.good().len()))
     }
 
     pub fn run(self) -> Result<()> {
@@ -154,19 +159,12 @@ impl AdaptArgs {
             LatencyTable::load(path, &identity)?;
         }
         let latency_table = self.latency_table.or_else(|| default_path(&identity));
-        let open = |path: &Path| -> Result<ImageSet> {
-            let limits = ImageLimits { max_pixels: most_pixels(config.memory_bytes), ..ImageLimits::default() };
-            let source = Source::open(path, &SourceConfig { limits, ..SourceConfig::default() })?;
-            ImageSet::open(source, &teacher.info, DEFAULT_CACHE_BYTES)
-        };
+        let open = |path: &Path| open_images(path, &teacher.info, &config);
         let target = open(&self.target)?;
         let source = self.source.as_deref().map(open).transpose()?;
         let config = self.run.for_images(config, target.good().len());
-        if let (Some(set), Some(path)) = (&source, &self.source)
-            && !set.good().iter().any(|&i| set.label(i).is_some())
-        {
-            let classes = teacher.info.class_names.join(", ");
-            return Err(Error::data(path, format!("expected images labelled with the teacher's classes ({classes})")));
+        if let (Some(set), Some(path)) = (&source, &self.source) {
+            expect_labels(set, path, &teacher.info)?;
         }
         log::info!(
             "adaptation started teacher={} target={} images={} broken={} threads={}",
@@ -214,6 +212,22 @@ impl AdaptArgs {
             false => Err(Error::Rejected(format!("the gate refused the student: {}", outcome.report.gate.reason))),
         }
     }
+}
+
+/// The readable images at `path`, within the memory that `config` has for one.
+fn open_images(path: &Path, info: &ModelInfo, config: &AdaptConfig) -> Result<ImageSet> {
+    let limits = ImageLimits { max_pixels: most_pixels(config.memory_bytes), ..ImageLimits::default() };
+    let source = Source::open(path, &SourceConfig { limits, ..SourceConfig::default() })?;
+    ImageSet::open(source, info, DEFAULT_CACHE_BYTES)
+}
+
+/// Refuses images at `path` of which none has a label that the model knows.
+fn expect_labels(images: &ImageSet, path: &Path, info: &ModelInfo) -> Result<()> {
+    if images.good().iter().any(|&i| images.label(i).is_some()) {
+        return Ok(());
+    }
+    let classes = info.class_names.join(", ");
+    Err(Error::data(path, format!("expected images labelled with the teacher's classes ({classes})")))
 }
 
 /// What is wrong, without how the command is used.

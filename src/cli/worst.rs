@@ -7,7 +7,7 @@ use std::sync::atomic::AtomicBool;
 
 use serde_json::json;
 
-use super::accuracy::{AccuracyArgs, written};
+use super::accuracy::{AccuracyArgs, Prepared, is_comparable, written};
 use super::output::print;
 use crate::accuracy::{Case, Method, Stage, Start, Steps, Task, WorstOutcome, worst_markdown, worst_page};
 use crate::data::{Source, SourceConfig};
@@ -19,41 +19,44 @@ const REMOVED: f64 = 0.6;
 
 impl AccuracyArgs {
     /// Every case on every task with every seed. Adaptations that are done already are not repeated.
-    pub(super) fn run_worst(&self, tasks: &[(Task, Steps)], stop: &AtomicBool) -> Result<()> {
+    pub(super) fn run_worst(&self, tasks: &[Prepared], stop: &AtomicBool) -> Result<()> {
         let cases = if self.cases.is_empty() { &Case::ALL[..] } else { &self.cases };
-        for (task, steps) in tasks {
+        for Prepared { task, steps, .. } in tasks {
             for round in 0..cases.iter().map(|case| case.rounds()).max().unwrap_or(0) {
                 self.check(&stage(&self.out, *steps, round, 0), task)?;
             }
         }
+        let _lock = self.lock()?;
         let mut outcomes = earlier(&self.out.join("worst.jsonl"))?;
-        let again = |o: &WorstOutcome| {
-            cases.contains(&o.case) && o.seed < self.seeds && tasks.iter().any(|(task, _)| task.name == o.task)
+        let comparable = |outcomes: &[WorstOutcome]| -> Vec<WorstOutcome> {
+            outcomes.iter().filter(|o| is_comparable(tasks, &o.task, &o.settings)).cloned().collect()
         };
-        outcomes.retain(|outcome| !again(outcome));
-        for (task, steps) in tasks {
-            let images = Source::open(&task.target, &SourceConfig::default())?;
+        for prepared in tasks {
+            let images = Source::open(&prepared.task.target, &SourceConfig::default())?;
             for seed in 0..self.seeds {
                 for case in Case::ALL.into_iter().filter(|case| cases.contains(case)) {
-                    self.worst_case(case, (task, *steps, &images), seed, stop, &mut outcomes)?;
+                    self.worst_case(case, (prepared, &images), seed, stop, &mut outcomes)?;
                     let lines: String = outcomes.iter().map(|o| format!("{}\n", json!(o))).collect();
                     write_bytes_atomic(self.out.join("worst.jsonl"), lines.as_bytes())?;
-                    write_bytes_atomic(self.out.join("worst.md"), worst_markdown(&outcomes).as_bytes())?;
+                    let comparable = comparable(&outcomes);
+                    write_bytes_atomic(self.out.join("worst.md"), worst_markdown(&comparable).as_bytes())?;
                     let title = format!("secateur bench accuracy: {}, worst cases", self.suite);
-                    write_bytes_atomic(self.out.join("worst.html"), worst_page(&title, &outcomes).as_bytes())?;
+                    write_bytes_atomic(self.out.join("worst.html"), worst_page(&title, &comparable).as_bytes())?;
                 }
             }
         }
+        let comparable = comparable(&outcomes);
+        log::info!("results written path={}", self.out.join("worst.html").display());
         if self.json {
-            return outcomes.iter().try_for_each(|outcome| print(&json!(outcome).to_string()));
+            return comparable.iter().try_for_each(|outcome| print(&json!(outcome).to_string()));
         }
-        print(&worst_markdown(&outcomes))
+        print(&worst_markdown(&comparable))
     }
 
     fn worst_case(
         &self,
         case: Case,
-        (task, steps, images): (&Task, Steps, &Source),
+        (Prepared { task, steps, settings }, images): (&Prepared, &Source),
         seed: u64,
         stop: &AtomicBool,
         outcomes: &mut Vec<WorstOutcome>,
@@ -65,13 +68,13 @@ impl AccuracyArgs {
         for round in 0..case.rounds() {
             let sample = folder.join(format!("images-{round}.safetensors"));
             let count = case.write(images, round, seed, &sample)?;
-            let stage = stage(&folder, steps, round, seed);
+            let stage = stage(&folder, *steps, round, seed);
             let sampled = Task { name: task.name.clone(), teacher: in_use.clone(), target: sample };
             let report = self.adapt(&stage, &sampled, stop)?;
             let student = written(&stage.student);
             let accuracy = accuracy(&student, &task.target)?;
             let published = report.gate.accepted;
-            outcomes.push(WorstOutcome {
+            let outcome = WorstOutcome {
                 task: task.name.clone(),
                 case,
                 seed,
@@ -82,9 +85,12 @@ impl AccuracyArgs {
                 adapted_by: report.adapted_by,
                 teacher_gate: report.teacher_gate,
                 gate: report.gate,
-                arguments: self.arguments.clone(),
-                version: env!("CARGO_PKG_VERSION").to_string(),
-            });
+                settings: settings.clone(),
+            };
+            match outcomes.iter_mut().find(|earlier| outcome.is_again(earlier)) {
+                Some(earlier) => *earlier = outcome,
+                None => outcomes.push(outcome),
+            }
             if published {
                 (in_use, replaced) = (student, accuracy);
             }

@@ -11,9 +11,9 @@ use crate::{Error, Result};
 /// How often a waiting process asks again.
 const POLL: Duration = Duration::from_millis(10);
 
-/// The right to change a store, for as long as it lives. The system takes it back from a process that is killed.
+/// The right to change a folder, for as long as it lives. The system takes it back from a process that is killed.
 #[derive(Debug)]
-pub(super) struct Lock(#[expect(dead_code, reason = "held open for its lock")] File);
+pub struct Lock(#[expect(dead_code, reason = "held open for its lock")] File);
 
 impl Lock {
     /// Waits at most `patience` for the lock on the file at `path`, which is made if it is missing.
@@ -32,14 +32,14 @@ impl Lock {
                 Ok(()) => continue,
                 Err(TryLockError::WouldBlock) => {}
                 Err(TryLockError::Error(e)) if e.kind() == ErrorKind::Unsupported => {
-                    log::warn!("no locks on this file system: let one process at a time change the store");
+                    log::warn!("no locks on this file system: let one process at a time change the folder");
                     return Ok(Self(file));
                 }
                 Err(TryLockError::Error(e)) => return Err(fail(e)),
             }
             if start.elapsed() >= patience {
                 return Err(Error::Overloaded(format!(
-                    "{}: another process is changing this store and did not finish within {} s; try again later",
+                    "{}: another process is at work there and did not finish within {} s; try again later",
                     path.display(),
                     patience.as_secs_f32()
                 )));

@@ -28,7 +28,7 @@ use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use self::lock::Lock;
+pub use self::lock::Lock;
 use self::manifest::MANIFEST;
 pub use self::manifest::{Manifest, ModelSummary, Origin};
 pub use self::name::{ModelName, Version};

@@ -70,9 +70,13 @@ fn other_settings_or_another_teacher_are_computed_anew_and_not_mixed() {
     let first = run(&suite);
     let longer = run(&suite.replace("--adapt-steps 4", "--adapt-steps 5").replace("source,adapted", "adapted"));
     assert_eq!(longer.len(), 1, "the row of four steps is not beside the one of five: {longer:?}");
+    let kept = String::from_utf8(place.bytes("results/results.jsonl")).unwrap();
+    assert_eq!(outcomes(&kept), [first.clone(), longer.clone()].concat(), "nor is it lost");
     assert_ne!(longer[0]["gate"], first[1]["gate"]);
     assert_eq!(run(&suite)[1]["gate"], first[1]["gate"], "the same again");
     teacher::write_untrained(&place.path("teachers/tiny-amazon.safetensors"), 8);
+    let source = run(&suite.replace("source,adapted", "source"));
+    assert_eq!(source.len(), 1, "no row of the other teacher is beside it: {source:?}");
     let other = run(&suite);
     assert_ne!(other[0]["accuracy"], first[0]["accuracy"]);
     assert_ne!(other[1]["gate"], first[1]["gate"]);
@@ -93,6 +97,16 @@ fn a_suite_without_teachers_or_with_a_failing_run_says_what_is_wrong() {
     let elsewhere = SUITE.replace("office31", "digits");
     place.run(&format!("{elsewhere} {MORE}")).fails_naming(&["no task", "data", "teachers"]);
     place.run(&format!("{SUITE} --task dslr {MORE}")).fails_naming(&["--task dslr", "office31"]);
+    fs::create_dir(place.path("data/dslr")).unwrap();
+    shapes::write_folders(&place.path("shapes"), 3);
+    for (index, class) in fs::read_dir(place.path("shapes")).unwrap().enumerate() {
+        for image in fs::read_dir(class.unwrap().path()).unwrap().map(Result::unwrap) {
+            let name = format!("data/dslr/{index}-{}", image.file_name().display());
+            fs::rename(image.path(), place.path(&name)).unwrap();
+        }
+    }
+    place.run(&format!("{SUITE} --task dslr {MORE}")).fails_naming(&["data/dslr", "labelled with"]);
+    fs::remove_dir_all(place.path("data/dslr")).unwrap();
     place.run(&format!("{SUITE} -- --memory 1MB")).fails_naming(&["student.log", "adapt"]);
 }
 
@@ -168,6 +182,7 @@ fn a_signal_to_it_alone_stops_the_run_in_progress_too() {
 fn killed_it_leaves_no_run_behind() {
     let place = place();
     let (mut child, arguments, run) = in_progress(&place);
+    place.run(&format!("{SUITE} {MORE}")).fails_naming(&["results/.lock", "another process"]);
     child.kill().unwrap();
     program::wait(child, &arguments).ended_by_a_signal();
     // What has ended has no command line, even if nobody has asked how.
@@ -196,8 +211,11 @@ fn every_bad_case_is_adapted_to_and_judged_on_all_images() {
     let table = String::from_utf8(place.bytes("results/worst.md")).unwrap();
     assert!(table.contains("| in-a-row 5 | 0 | 12 |"), "{table}");
     let one = worst.replace("--worst", "--worst --cases few,few");
-    let mut again = outcomes(&place.run(&one).ends_with(&[0]).stdout);
-    again.rotate_right(1);
+    let again = outcomes(&place.run(&one).ends_with(&[0]).stdout);
     assert_eq!(again, rows, "what was done is not done again, and the other cases stay");
+    let longer = outcomes(&place.run(&one.replace("--adapt-steps 2", "--adapt-steps 3")).ends_with(&[0]).stdout);
+    assert_eq!(longer.len(), 1, "other settings are not beside it: {longer:?}");
+    let kept = String::from_utf8(place.bytes("results/worst.jsonl")).unwrap();
+    assert_eq!(outcomes(&kept), [rows, longer].concat(), "nor lost");
     place.run(&worst.replace("--worst", "--cases few")).fails_naming(&["--worst"]);
 }
