@@ -6,7 +6,7 @@ use crate::adapt::gate::Verdict;
 pub const TOLERANCE_POINTS: f64 = 1.0;
 
 /// Fewer runs have no rank correlation worth a figure.
-pub const FEWEST_RANKED: usize = 4;
+const FEWEST_RANKED: usize = 4;
 
 /// A verdict, and the points that the candidate truly lies above its reference.
 #[derive(Debug, Clone, Copy)]
@@ -23,7 +23,7 @@ pub struct Validation {
     /// Candidates.
     pub runs: usize,
     /// Rank correlation of stability relative to the reference's and gain, where both were looked for; `None` if one of them is
-    /// constant, or of fewer than [`FEWEST_RANKED`] runs.
+    /// constant, or of fewer than four runs.
     pub stability: Option<f64>,
     /// The same of agreement.
     pub agreement: Option<f64>,
