@@ -272,4 +272,25 @@ mod tests {
         let unlabelled = Source::idx_from_bytes("pairs", &images, None).unwrap();
         assert!(Case::Few.write(&unlabelled, 0, 0, &path).unwrap_err().to_string().contains("label"));
     }
+
+    #[test]
+    fn images_that_cannot_be_read_are_left_out() {
+        let folder = tempfile::tempdir().unwrap();
+        let class = folder.path().join("images/zero");
+        std::fs::create_dir_all(&class).unwrap();
+        for name in ["a.png", "b.png", "c.png"] {
+            image::GrayImage::from_pixel(2, 2, image::Luma([7])).save(class.join(name)).unwrap();
+        }
+        std::fs::write(class.join("a.png"), b"no image").unwrap();
+        let source = Source::open(folder.path().join("images"), &SourceConfig::default()).unwrap();
+        let path = folder.path().join("case.safetensors");
+        assert_eq!(Case::Sorted.write(&source, 0, 0, &path).unwrap(), 2);
+        assert_eq!(Source::open(&path, &SourceConfig::default()).unwrap().len(), 2);
+        for name in ["b.png", "c.png"] {
+            std::fs::write(class.join(name), b"no image").unwrap();
+        }
+        let source = Source::open(folder.path().join("images"), &SourceConfig::default()).unwrap();
+        let error = Case::Sorted.write(&source, 0, 0, &path).unwrap_err().to_string();
+        assert!(error.contains("images that can be read"), "{error}");
+    }
 }
